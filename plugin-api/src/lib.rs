@@ -1,1 +1,8 @@
-//! The plugin interface.
+//! Everything that a compute back end for `finetune` depends on.
+//!
+//! - [`program`]: the language in which the host hands work to a plugin: the op table, types, builder,
+//!   text form, validation and decompositions.
+#![warn(missing_docs)]
+#![deny(unsafe_code)]
+
+pub mod program;
