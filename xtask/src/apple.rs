@@ -1,0 +1,4 @@
+use anyhow::Result;
+pub fn check(_: &crate::workspace::Workspace) -> Result<()> {
+    Ok(())
+}
