@@ -12,19 +12,18 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// About a minute on two cores.
-pub const STEPS: u32 = 150;
+pub const STEPS: u32 = 250;
 
 const MODEL: &str = "demo/config.json";
 const TRAIN: &str = "demo/train.txt";
 const VALID: &str = "demo/valid.txt";
 
-/// What decides how well the model learns, found by trying: with these its held-out loss falls from 7.0 to
-/// under 5.0.
+/// With these its held-out loss falls from 7.0 to about 5.1.
 const RECIPE: [&str; 16] = [
     "--method",
     "full",
     "--batch",
-    "16",
+    "8",
     "--seq-len",
     "128",
     "--lr",

@@ -81,7 +81,14 @@ impl Tests<'_> {
     /// Names of the tests that the filters choose and that need the real model.
     fn left_out(&self, runner: Runner) -> Result<Vec<String>> {
         let mut cargo = match runner {
-            Runner::Nextest => self.cargo(&["nextest", "list", "--workspace", "--message-format=json", "--"]),
+            Runner::Nextest => self.cargo(&[
+                "nextest",
+                "list",
+                "--workspace",
+                "--cargo-quiet",
+                "--message-format=json",
+                "--",
+            ]),
             Runner::Cargo => {
                 self.cargo(&["test", "--quiet", "--workspace", "--tests", "--", "--list", "--format=terse"])
             }
