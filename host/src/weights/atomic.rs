@@ -43,7 +43,8 @@ impl AtomicFile {
     /// The disk is full or fails; the final path is then as it was.
     pub fn commit(self) -> Result<(), WeightsError> {
         let Self { file, mut aside } = self;
-        let file = file.into_inner().map_err(|error| WeightsError::io("write", &aside.path)(error.into_error()))?;
+        let file =
+            file.into_inner().map_err(|error| WeightsError::io("write", &aside.path)(error.into_error()))?;
         file.sync_all().map_err(WeightsError::io("write", &aside.path))?;
         drop(file);
         fs::rename(&aside.path, &aside.target).map_err(WeightsError::io("write", &aside.target))?;
@@ -119,7 +120,8 @@ impl AtomicDir {
     pub fn commit(mut self) -> Result<(), WeightsError> {
         sync_tree(&self.aside.path)?;
         let target = self.aside.target.clone();
-        let replaced = fs::symlink_metadata(&target).is_ok().then(|| sibling(&target, REPLACED)).transpose()?;
+        let replaced =
+            fs::symlink_metadata(&target).is_ok().then(|| sibling(&target, REPLACED)).transpose()?;
         if let Some(replaced) = &replaced {
             fs::rename(&target, replaced).map_err(WeightsError::io("replace", &target))?;
         }
@@ -199,7 +201,8 @@ fn sibling(target: &Path, kind: &str) -> Result<PathBuf, WeightsError> {
 }
 
 fn prefix(target: &Path, kind: &str) -> Result<OsString, WeightsError> {
-    let file_name = target.file_name().ok_or_else(|| WeightsError::unusable(target, "does not end in a name"))?;
+    let file_name =
+        target.file_name().ok_or_else(|| WeightsError::unusable(target, "does not end in a name"))?;
     let mut name = OsString::from(".");
     name.push(file_name);
     name.push(format!(".{kind}-"));

@@ -92,7 +92,9 @@ fn read_block(bytes: &[u8], from: StoredDType, to: WeightDType, block: &mut [f32
                 *value = if to == WeightDType::F32 { wide as f32 } else { round_to_odd(wide) };
             }
         }
-        StoredDType::F16 => read_halves(bytes, block, f16::from_bits, |halves, out| halves.convert_to_f32_slice(out)),
+        StoredDType::F16 => {
+            read_halves(bytes, block, f16::from_bits, |halves, out| halves.convert_to_f32_slice(out))
+        }
         StoredDType::BF16 => {
             read_halves(bytes, block, bf16::from_bits, |halves, out| halves.convert_to_f32_slice(out))
         }

@@ -126,7 +126,10 @@ fn open_weights(dir: &Path, files: &[String]) -> Result<Tensors, WeightsError> {
         [] => Err(weights_refusal(dir, files).unwrap_or_else(|| WeightsError::NoWeights(dir.to_path_buf()))),
         _ => Err(WeightsError::unusable(
             dir,
-            format!("holds {} .safetensors files but no {INDEX} that says which tensor is where", others.len()),
+            format!(
+                "holds {} .safetensors files but no {INDEX} that says which tensor is where",
+                others.len()
+            ),
         )),
     }
 }
@@ -189,9 +192,12 @@ pub(super) fn not_found(path: &Path) -> WeightsError {
             && !part.starts_with('.')
             && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
     };
-    let file = [".json", ".safetensors", ".gguf", ".bin", ".pt", ".pth"].iter().any(|end| text.ends_with(end));
+    let file =
+        [".json", ".safetensors", ".gguf", ".bin", ".pt", ".pth"].iter().any(|end| text.ends_with(end));
     match text.split_once('/') {
-        Some((org, name)) if part(org) && part(name) && !file => WeightsError::HubId { id: text.into_owned() },
+        Some((org, name)) if part(org) && part(name) && !file => {
+            WeightsError::HubId { id: text.into_owned() }
+        }
         _ => WeightsError::NotFound(path.to_path_buf()),
     }
 }

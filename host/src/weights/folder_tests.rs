@@ -61,7 +61,10 @@ fn folders_that_are_no_model() {
         (&[config, ("m.gguf", b"GGUF")], &["m.gguf", "GGUF", "not supported yet"]),
         (&[config, ("model.safetensors.index.json", index)], &["model-1.safetensors", "no such file"]),
         (&[config, ("model.safetensors", b"")], &["model.safetensors is empty"]),
-        (&[config, ("model.safetensors", b"0123456789")], &["model.safetensors is not a usable safetensors file"]),
+        (
+            &[config, ("model.safetensors", b"0123456789")],
+            &["model.safetensors is not a usable safetensors file"],
+        ),
         (&[("model.safetensors", b"x")], &["has no config.json"]),
         (&[("pytorch_model.bin", b"x")], &["pickle"]),
         (&[("m.gguf", b"x")], &["GGUF"]),
@@ -102,7 +105,10 @@ fn files_that_are_no_config() {
 /// A path that is not there: a hub id gets advice on downloading, another path does not.
 #[test]
 fn missing_paths() {
-    refused(ModelFolder::open(Path::new("no-such-org/Model-1.5B")), &["downloading from the hub", "--local-dir"]);
+    refused(
+        ModelFolder::open(Path::new("no-such-org/Model-1.5B")),
+        &["downloading from the hub", "--local-dir"],
+    );
     for path in ["/no/such", "./no-such/model", "a/b/c", "../no-such", "no-such", "no-such-org/config.json"] {
         refused(ModelFolder::open(Path::new(path)), &[path, "does not exist"]);
     }

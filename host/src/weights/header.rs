@@ -43,9 +43,9 @@ struct RawTensor {
 /// invalid JSON, a tensor twice, sizes that overflow or contradict shape and dtype, overlaps, gaps, bytes
 /// after the last tensor. What it allocates is bounded by the header that is really there.
 pub(super) fn parse(file: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
-    let (length, rest) = file
-        .split_first_chunk::<8>()
-        .ok_or_else(|| format!("it has {} bytes, fewer than the 8 that say how long its header is", file.len()))?;
+    let (length, rest) = file.split_first_chunk::<8>().ok_or_else(|| {
+        format!("it has {} bytes, fewer than the 8 that say how long its header is", file.len())
+    })?;
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
         return Err(format!(
@@ -63,7 +63,11 @@ pub(super) fn parse(file: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     // The mapped bytes are copied, so that what is checked is what is used even if the file changes.
     let header = header.to_vec();
     let raw: UniqueMap<Value> = serde_json::from_slice(&header).map_err(|error| {
-        format!("its header is invalid at byte {}: {}", 8 + error.column(), strip_position(&error.to_string()))
+        format!(
+            "its header is invalid at byte {}: {}",
+            8 + error.column(),
+            strip_position(&error.to_string())
+        )
     })?;
     let data_start = 8 + length;
     let mut entries = BTreeMap::new();
@@ -126,7 +130,10 @@ fn check_layout(entries: &BTreeMap<String, Entry>, data_start: usize, file_len: 
             return Err(format!("tensor {name} overlaps {previous}"));
         }
         if entry.bytes.start > expected {
-            return Err(format!("there is a gap of {} bytes before tensor {name}", entry.bytes.start - expected));
+            return Err(format!(
+                "there is a gap of {} bytes before tensor {name}",
+                entry.bytes.start - expected
+            ));
         }
         expected = entry.bytes.end;
         previous = name;
@@ -154,7 +161,8 @@ pub(super) fn build(
     let mut offsets = Vec::with_capacity(tensors.len());
     let mut offset = 0u64;
     for &(name, dtype, shape) in tensors {
-        let size = byte_size(shape, dtype).ok_or_else(|| format!("tensor {name} of shape {shape:?} is too large"))?;
+        let size = byte_size(shape, dtype)
+            .ok_or_else(|| format!("tensor {name} of shape {shape:?} is too large"))?;
         let end = offset.checked_add(size).ok_or_else(|| "the tensors are too large together".to_string())?;
         let comma = if json.len() > 1 { "," } else { "" };
         let _ = write!(

@@ -39,7 +39,10 @@ fn absurd_sizes_are_refused() {
     refused(parse(&99_000_000u64.to_le_bytes()), &["cut off"]);
     let max = u64::MAX;
     for shape in [json!([max]), json!([max, max]), json!([1u64 << 62, 4])] {
-        refused(parse(&raw_file(&one_tensor("F32", shape, 0, 4), &[0; 4])), &["tensor w", "no file can hold"]);
+        refused(
+            parse(&raw_file(&one_tensor("F32", shape, 0, 4), &[0; 4])),
+            &["tensor w", "no file can hold"],
+        );
     }
     let huge = 1u64 << 40;
     refused(parse(&raw_file(&one_tensor("U8", json!([huge]), 0, huge), &[0; 4])), &["tensor w", "cut off"]);

@@ -33,7 +33,9 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Vec<(String, String)>, 
             )));
         }
         if !shard.ends_with(".safetensors") {
-            return Err(problem(format!("tensor {tensor} should be in {shard:?}, which is not a .safetensors file")));
+            return Err(problem(format!(
+                "tensor {tensor} should be in {shard:?}, which is not a .safetensors file"
+            )));
         }
     }
     Ok(index.weight_map.0)

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 
 use super::error::WeightsError;
 
@@ -99,6 +99,7 @@ impl<'de, V: Deserialize<'de>> DeserializeSeed<'de> for Named<'_, V> {
     type Value = V;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<V, D::Error> {
-        V::deserialize(deserializer).map_err(|error| D::Error::custom(format_args!("{:?}: {error}", self.key)))
+        V::deserialize(deserializer)
+            .map_err(|error| D::Error::custom(format_args!("{:?}: {error}", self.key)))
     }
 }

@@ -48,7 +48,8 @@ impl ModelWriter {
                     return Err(refuse(format!("there are two tensors called {}", tensor.name)));
                 }
             }
-            let writer = SafetensorsWriter::create(&dir.join(&file), &tensors[range.clone()], &[("format", "pt")])?;
+            let writer =
+                SafetensorsWriter::create(&dir.join(&file), &tensors[range.clone()], &[("format", "pt")])?;
             shards.push((file, writer));
         }
         Ok(Self { dir: dir.to_path_buf(), shards, shard_of, total_bytes })

@@ -66,9 +66,11 @@ impl Tensors {
                 files.push(file);
                 shards.insert(shard.clone(), (files.len() - 1, entries));
             }
-            let entry = shards.get_mut(&shard).and_then(|(at, entries)| Some((*at, entries.remove(&tensor)?)));
-            let entry = entry
-                .ok_or_else(|| problem(format!("tensor {tensor} should be in {shard}, but is not in that file")))?;
+            let entry =
+                shards.get_mut(&shard).and_then(|(at, entries)| Some((*at, entries.remove(&tensor)?)));
+            let entry = entry.ok_or_else(|| {
+                problem(format!("tensor {tensor} should be in {shard}, but is not in that file"))
+            })?;
             entries.insert(tensor, entry);
         }
         let source = format!("the {} file(s) that {} names", files.len(), path.display());
@@ -192,7 +194,11 @@ impl TensorView {
     }
 
     pub(super) fn dtype_error(&self) -> WeightsError {
-        WeightsError::DType { name: self.name.to_string(), path: self.path().to_path_buf(), dtype: self.dtype }
+        WeightsError::DType {
+            name: self.name.to_string(),
+            path: self.path().to_path_buf(),
+            dtype: self.dtype,
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use super::*;
 use crate::weights::testing::{f32_bytes, f32_file, put, raw_file, refused};
 
 fn model(dir: &Path) -> Tensors {
-    let file = f32_file(&[("model.embed.weight", &[2, 2], &[1., 2., 3., 4.]), ("model.norm.weight", &[2], &[5., 6.])]);
+    let file = f32_file(&[
+        ("model.embed.weight", &[2, 2], &[1., 2., 3., 4.]),
+        ("model.norm.weight", &[2], &[5., 6.]),
+    ]);
     put(dir, "model.safetensors", file);
     Tensors::open_file(&dir.join("model.safetensors")).unwrap()
 }
@@ -106,7 +109,9 @@ fn unsound_index_is_refused() {
     refused(open(json!({ "a": "3.safetensors" })), &["tensor a", "3.safetensors", "no such file"]);
     refused(open(json!({ "a": "2.safetensors" })), &["tensor a", "2.safetensors", "not in that file"]);
     let absolute = dir.path().join("1.safetensors").display().to_string();
-    for outside in ["../1.safetensors", "x/../../1.safetensors", absolute.as_str(), "..\\1.safetensors", "", "./."] {
+    for outside in
+        ["../1.safetensors", "x/../../1.safetensors", absolute.as_str(), "..\\1.safetensors", "", "./."]
+    {
         refused(open(json!({ "a": outside })), &["tensor a", "not a path inside"]);
     }
     refused(open(json!({ "a": "1.bin" })), &["1.bin", "not a .safetensors file"]);

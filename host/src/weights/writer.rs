@@ -53,9 +53,14 @@ impl SafetensorsWriter {
     ///
     /// # Errors
     /// Two tensors of one name, sizes that overflow, or a file that cannot be made.
-    pub fn create(path: &Path, tensors: &[TensorSpec], metadata: &[(&str, &str)]) -> Result<Self, WeightsError> {
+    pub fn create(
+        path: &Path,
+        tensors: &[TensorSpec],
+        metadata: &[(&str, &str)],
+    ) -> Result<Self, WeightsError> {
         let refuse = |problem| WeightsError::Write { path: path.to_path_buf(), problem };
-        let mut sorted: Vec<_> = tensors.iter().map(|t| (t.name.as_str(), t.dtype, t.shape.as_slice())).collect();
+        let mut sorted: Vec<_> =
+            tensors.iter().map(|t| (t.name.as_str(), t.dtype, t.shape.as_slice())).collect();
         sorted.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
         let (head, offsets, total) = header::build(&sorted, metadata).map_err(refuse)?;
         let mut slots = BTreeMap::new();
@@ -84,7 +89,8 @@ impl SafetensorsWriter {
         };
         let room = slot.end - slot.next;
         if bytes.len() as u64 > room {
-            let problem = format!("tensor {name} has room for {room} more bytes but was given {}", bytes.len());
+            let problem =
+                format!("tensor {name} has room for {room} more bytes but was given {}", bytes.len());
             return Err(self.refuse(problem));
         }
         if self.position != slot.next {

@@ -100,7 +100,9 @@ impl PeftConfig {
             alpha: reader.number("lora_alpha", reader.get("lora_alpha").unwrap_or(&json!(8)))?,
             dropout: reader.number("lora_dropout", reader.get("lora_dropout").unwrap_or(&json!(0.0)))?,
             targets: reader.targets("target_modules")?.ok_or_else(|| {
-                reader.problem("names no target_modules, so it is unknown which layers the adapter is on".into())
+                reader.problem(
+                    "names no target_modules, so it is unknown which layers the adapter is on".into(),
+                )
             })?,
             exclude: reader.targets("exclude_modules")?,
             use_rslora: reader.flag("use_rslora")?,
@@ -152,8 +154,11 @@ impl PeftConfig {
     pub fn to_json(&self) -> Value {
         let rank_pattern: Map<_, _> =
             self.rank_pattern.iter().map(|(pattern, rank)| (pattern.source().into(), json!(rank))).collect();
-        let alpha_pattern: Map<_, _> =
-            self.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.source().into(), number(*alpha))).collect();
+        let alpha_pattern: Map<_, _> = self
+            .alpha_pattern
+            .iter()
+            .map(|(pattern, alpha)| (pattern.source().into(), number(*alpha)))
+            .collect();
         let mut config = json!({
             "alpha_pattern": alpha_pattern,
             "auto_mapping": null,
@@ -232,14 +237,17 @@ impl Reader<'_> {
             Some(Some(other)) => {
                 return Err(self.problem(format!("is for the PEFT method {other}; only LORA is supported")));
             }
-            _ => return Err(self.problem("does not say its peft_type, so it is not a PEFT adapter's config".into())),
+            _ => {
+                return Err(
+                    self.problem("does not say its peft_type, so it is not a PEFT adapter's config".into())
+                );
+            }
         }
         match self.get("bias") {
             None => Ok(()),
             Some(Value::String(bias)) if bias == "none" => Ok(()),
-            Some(bias) => Err(self.problem(format!(
-                "has bias = {bias}: trained biases are not supported, only \"none\" is"
-            ))),
+            Some(bias) => Err(self
+                .problem(format!("has bias = {bias}: trained biases are not supported, only \"none\" is"))),
         }
     }
 
@@ -262,7 +270,9 @@ impl Reader<'_> {
         match self.get(key) {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(self.problem(format!("has {key} = {other}, where true or false was expected"))),
+            Some(other) => {
+                Err(self.problem(format!("has {key} = {other}, where true or false was expected")))
+            }
         }
     }
 
@@ -281,8 +291,9 @@ impl Reader<'_> {
 
     fn rank(&self, key: &str, value: &Value) -> Result<usize, WeightsError> {
         let rank = value.as_u64().and_then(|rank| u32::try_from(rank).ok()).filter(|rank| *rank > 0);
-        rank.map(|rank| rank as usize)
-            .ok_or_else(|| self.problem(format!("has {key} = {value}, where a rank of at least 1 was expected")))
+        rank.map(|rank| rank as usize).ok_or_else(|| {
+            self.problem(format!("has {key} = {value}, where a rank of at least 1 was expected"))
+        })
     }
 
     fn targets(&self, key: &str) -> Result<Option<TargetSpec>, WeightsError> {
@@ -306,9 +317,10 @@ impl Reader<'_> {
     ) -> Result<Vec<(ModulePattern, T)>, WeightsError> {
         match self.get(key) {
             None => Ok(Vec::new()),
-            Some(Value::Object(map)) => {
-                map.iter().map(|(source, value)| Ok((ModulePattern::path_end(source)?, read(value)?))).collect()
-            }
+            Some(Value::Object(map)) => map
+                .iter()
+                .map(|(source, value)| Ok((ModulePattern::path_end(source)?, read(value)?)))
+                .collect(),
             Some(other) => Err(self.problem(format!("has {key} = {other}, where an object was expected"))),
         }
     }
@@ -329,7 +341,3 @@ impl Reader<'_> {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "config_tests.rs"]
-mod tests;

@@ -19,3 +19,6 @@ pub use target::{ModulePattern, TargetSpec};
 pub use write::{AdapterWriter, LoraShape, save_adapter};
 
 const TENSOR_PREFIX: &str = "base_model.model.";
+
+#[cfg(test)]
+mod tests;

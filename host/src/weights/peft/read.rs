@@ -51,12 +51,18 @@ impl PeftAdapter {
             return Err(not_found(dir));
         }
         if !dir.is_dir() {
-            return Err(WeightsError::unusable(dir, "is not a folder; give the folder that holds adapter_config.json"));
+            return Err(WeightsError::unusable(
+                dir,
+                "is not a folder; give the folder that holds adapter_config.json",
+            ));
         }
         let files = list_files(dir)?;
         let has = |name: &str| files.iter().any(|file| file == name);
         if !has(ADAPTER_CONFIG) {
-            return Err(WeightsError::unusable(dir, "has no adapter_config.json, so it is not a PEFT adapter"));
+            return Err(WeightsError::unusable(
+                dir,
+                "has no adapter_config.json, so it is not a PEFT adapter",
+            ));
         }
         let config = PeftConfig::read(&dir.join(ADAPTER_CONFIG))?;
         if !has(ADAPTER_WEIGHTS) {
@@ -68,7 +74,8 @@ impl PeftAdapter {
         for (module, pair) in &modules {
             check_pair(module, pair, &config).map_err(|problem| WeightsError::adapter(&path, problem))?;
             if !config.matches(module)? {
-                let problem = format!("it holds module {module}, which its config's target_modules do not name");
+                let problem =
+                    format!("it holds module {module}, which its config's target_modules do not name");
                 return Err(WeightsError::adapter(&path, problem));
             }
             config.check_rank(module, pair.rank(), &path)?;
@@ -149,7 +156,8 @@ fn split_name(name: &str) -> Result<(&str, bool), String> {
     for (marker, is_a) in [(".lora_A", true), (".lora_B", false)] {
         if let Some((module, adapter)) = path.rsplit_once(marker)
             && !module.is_empty()
-            && (adapter.is_empty() || adapter.strip_prefix('.').is_some_and(|a| !a.is_empty() && !a.contains('.')))
+            && (adapter.is_empty()
+                || adapter.strip_prefix('.').is_some_and(|a| !a.is_empty() && !a.contains('.')))
         {
             return Ok((module, is_a));
         }
@@ -160,10 +168,18 @@ fn split_name(name: &str) -> Result<(&str, bool), String> {
 fn check_pair(module: &str, pair: &LoraPair, config: &PeftConfig) -> Result<(), String> {
     for tensor in [&pair.a, &pair.b] {
         if !tensor.dtype().is_convertible() {
-            return Err(format!("tensor {} holds {} values, not floating-point ones", tensor.name(), tensor.dtype()));
+            return Err(format!(
+                "tensor {} holds {} values, not floating-point ones",
+                tensor.name(),
+                tensor.dtype()
+            ));
         }
         if tensor.shape().len() != 2 || tensor.shape().contains(&0) {
-            return Err(format!("tensor {} has shape {:?}, which is no matrix", tensor.name(), tensor.shape()));
+            return Err(format!(
+                "tensor {} has shape {:?}, which is no matrix",
+                tensor.name(),
+                tensor.shape()
+            ));
         }
     }
     let (a, b) = (pair.a.shape(), pair.b.shape());

@@ -45,7 +45,9 @@ impl AdapterWriter {
         for LoraShape { module, rank, in_features, out_features } in modules {
             let expected = config.rank_of(module)?;
             if *rank != expected {
-                return Err(refuse(format!("module {module} has rank {rank}, but the config says {expected}")));
+                return Err(refuse(format!(
+                    "module {module} has rank {rank}, but the config says {expected}"
+                )));
             }
             if !config.matches(module)? {
                 return Err(refuse(format!("module {module} is not among the config's targets")));
