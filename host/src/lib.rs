@@ -1,3 +1,6 @@
-//! The `finetune` host.
+//! The `finetune` host: loads compute back ends as plugins and routes one training loop through the best.
 
+pub mod adapters;
+pub mod models;
+pub mod precision;
 pub mod weights;
