@@ -1,1 +1,3 @@
 //! The `finetune` host.
+
+pub mod data;
