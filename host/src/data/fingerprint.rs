@@ -47,7 +47,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         let mut content = vec![b'a'; 3 << 20];
-        let mut of = |content: &[u8]| {
+        let of = |content: &[u8]| {
             std::fs::write(&path, content).unwrap();
             Fingerprint::of(&path).unwrap()
         };

@@ -4,7 +4,7 @@ use super::Tokenizer;
 use std::path::PathBuf;
 use tempfile::TempDir;
 use tokenizers::{
-    AddedToken, TokenizerImpl, TokenizerBuilder,
+    AddedToken, TokenizerBuilder, TokenizerImpl,
     decoders::byte_level::ByteLevel as Decoder,
     models::bpe::{BPE, BpeTrainer},
     normalizers::NormalizerWrapper,
@@ -78,7 +78,8 @@ pub fn file(name: &str, content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
 /// ends, runs of spaces, several scripts.
 pub fn prose(bytes: usize, seed: u64) -> String {
     let words: Vec<&str> = WORDS.split(' ').collect();
-    let between = [" ", " ", " ", " ", " ", ", ", ". ", "\n", "\n\n", "  ", "\t", "\r\n", " (", "-", "12345 "];
+    let between =
+        [" ", " ", " ", " ", " ", ", ", ". ", "\n", "\n\n", "  ", "\t", "\r\n", " (", "-", "12345 "];
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let mut next = |n: usize| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

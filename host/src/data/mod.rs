@@ -8,9 +8,9 @@
 mod batch;
 mod cut;
 mod error;
+mod fingerprint;
 #[cfg(test)]
 mod fixtures;
-mod fingerprint;
 mod loader;
 mod order;
 mod prefetch;

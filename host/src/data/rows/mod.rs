@@ -82,7 +82,12 @@ impl RowFile {
     }
 
     /// The tokens of row `index`, at most `limit`, and the row's line in the file.
-    pub fn example(&self, index: u64, tokenizer: &Tokenizer, limit: usize) -> Result<(Example, u64), DataError> {
+    pub fn example(
+        &self,
+        index: u64,
+        tokenizer: &Tokenizer,
+        limit: usize,
+    ) -> Result<(Example, u64), DataError> {
         let (line, bytes) = self.read(index)?;
         let row = parse::parse(&bytes).map_err(|_| self.changed(format!("line {line} was a row before")))?;
         // One more than the limit, to know whether something was cut off.

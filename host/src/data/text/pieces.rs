@@ -36,10 +36,6 @@ pub(super) struct PieceIndex {
 }
 
 impl PieceIndex {
-    pub fn pieces(&self) -> usize {
-        self.bytes.len() - 1
-    }
-
     pub fn total(&self) -> u64 {
         self.tokens.last().copied().unwrap_or(0)
     }

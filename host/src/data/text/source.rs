@@ -32,13 +32,7 @@ impl TextSource {
         Ok(source)
     }
 
-    /// The text of bytes `start..end`, which must be char boundaries.
-    pub fn text(&self, start: u64, end: u64) -> Result<String, DataError> {
-        String::from_utf8(self.bytes(start, end)?)
-            .map_err(|e| self.not_utf8(start + e.utf8_error().valid_up_to() as u64))
-    }
-
-    /// About the text of `start..end`: an end within a character moves outward to its border.
+    /// The text of about `start..end`: an end within a character moves outward to its border.
     /// Returns where the text begins, too.
     pub fn text_around(&self, start: u64, end: u64) -> Result<(u64, String), DataError> {
         let (from, to) = (start.saturating_sub(3).max(self.begin), end.saturating_add(3).min(self.end));

@@ -41,8 +41,11 @@ fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     std::fs::read(path).map_err(|source| DataError::Io { action: "read", path: path.into(), source })
 }
 
+/// A file with its content.
+type JsonFile = (PathBuf, Map<String, Value>);
+
 /// A JSON object file of the folder, or `None` if there is none.
-fn object(folder: &Path, name: &str) -> Result<Option<(PathBuf, Map<String, Value>)>, DataError> {
+fn object(folder: &Path, name: &str) -> Result<Option<JsonFile>, DataError> {
     let path = folder.join(name);
     if !path.is_file() {
         return Ok(None);

@@ -191,7 +191,8 @@ fn template(post_processor: Option<&PostProcessorWrapper>) -> Result<(Vec<u32>, 
     match parts[..] {
         [prefix, suffix] => Ok((prefix.to_vec(), suffix.to_vec())),
         _ => Err(DataError::Encode {
-            reason: "its post-processor does not keep the text once, with special tokens before and after".into(),
+            reason: "its post-processor does not keep the text once, with special tokens before and after"
+                .into(),
         }),
     }
 }
