@@ -1,6 +1,12 @@
+<<<<<<< HEAD
 //! The `finetune` host: loads compute back ends as plugins and routes one training loop through the best.
 
 pub mod adapters;
 pub mod models;
 pub mod precision;
 pub mod weights;
+=======
+//! The `finetune` host.
+
+pub mod data;
+>>>>>>> data
