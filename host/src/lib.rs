@@ -1,12 +1,8 @@
-<<<<<<< HEAD
 //! The `finetune` host: loads compute back ends as plugins and routes one training loop through the best.
 
 pub mod adapters;
+pub mod data;
 pub mod models;
 pub mod precision;
+pub mod train;
 pub mod weights;
-=======
-//! The `finetune` host.
-
-pub mod data;
->>>>>>> data
