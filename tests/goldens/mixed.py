@@ -1,0 +1,2 @@
+def bf16_run(*a): return {}
+def describe(run): return ""
