@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from texts import VOCAB_SIZE
 
 HIDDEN, LAYERS, HEADS = 32, 2, 4
-LLAMA_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LLAMA_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 GPT2_ATTENTION = ["attn.c_attn", "attn.c_proj"]
 
 
@@ -18,6 +18,7 @@ class Run:
     name: str
     method: str = "full"
     targets: str | None = None
+    """`all-linear`, `attention`, or the names of layers, separated by commas."""
     data: str = "train.jsonl"
     rank: int = 4
     alpha: int = 8
@@ -25,6 +26,9 @@ class Run:
     schedule: str = "constant"
     warmup: int = 0
     weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
     clip: float = 1.0
     batch: int = 4
     seq_len: int = 32
@@ -34,10 +38,12 @@ class Run:
 
 FULL = Run("full-constant", lr=2e-3)
 FULL_LINEAR = Run("full-linear", lr=3e-3, schedule="linear", warmup=3, weight_decay=0.1, clip=0.5, batch=3)
-FULL_COSINE = Run("full-cosine", lr=3e-3, schedule="cosine", warmup=2, weight_decay=0.0, clip=0.0, seq_len=20)
+FULL_COSINE = Run("full-cosine", lr=3e-3, schedule="cosine", warmup=2, weight_decay=0.0, clip=0.0, seq_len=20,
+                  beta1=0.8, beta2=0.95, eps=1e-6)
 FULL_COMPLETION = Run("full-completion", lr=2e-3, data="completion.jsonl", batch=3)
 LORA = Run("lora-all-linear", "lora", "all-linear")
 LORA_ATTENTION = Run("lora-attention", "lora", "attention", rank=3, alpha=12, schedule="cosine", warmup=2, clip=0.5)
+LORA_NAMES = Run("lora-names", "lora", "q_proj,down_proj", rank=2, alpha=3, weight_decay=0.1)
 LORA_COMPLETION = Run("lora-completion", "lora", "all-linear", data="completion.jsonl", schedule="linear", batch=3)
 FULL_BF16 = Run("full-bf16", lr=2e-3, bf16=True)
 LORA_BF16 = Run("lora-bf16", "lora", "all-linear", bf16=True)
@@ -55,8 +61,6 @@ class Case:
     tokenizer: str = "plain"
     runs: list = field(default_factory=lambda: list(SHORT))
     dtype: str = "float32"
-    config_changes: dict = field(default_factory=dict)
-    """Keys set in config.json after saving: what hub files have and save_pretrained does not write."""
     old_config_drops: tuple = ()
     """Keys that the old spelling of this case's config leaves out, for their default."""
     old_config_main: bool = False
@@ -81,10 +85,10 @@ LLAMA3_ROPE = rope(
 )
 
 
-def gpt2_config():
+def gpt2_config(**more):
     return GPT2Config(
         vocab_size=VOCAB_SIZE, n_positions=64, n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS,
-        bos_token_id=1, eos_token_id=1,
+        bos_token_id=1, eos_token_id=1, **more,
     )
 
 
@@ -104,10 +108,15 @@ def build_cases():
     ))
     mistral = dict(num_key_value_heads=2, rms_norm_eps=1e-5, rope_parameters=rope(10000.0))
     small = LlamaConfig(**common(num_key_value_heads=2, rms_norm_eps=1e-5, rope_parameters=rope(10000.0)))
+    options = gpt2_config(
+        n_inner=40, activation_function="gelu", scale_attn_by_inverse_layer_idx=True, tie_word_embeddings=False,
+        layer_norm_epsilon=1e-3,
+    )
     return [
         Case("gpt2", 11, GPT2LMHeadModel, gpt2_config(), runs=EVERY),
+        Case("gpt2-options", 20, GPT2LMHeadModel, options),
         Case("llama3", 12, LlamaForCausalLM, llama3_config(), tokenizer="bos", runs=EVERY),
-        Case("llama2", 13, LlamaForCausalLM, llama2, tokenizer="bos", runs=SHORT + [FULL_LINEAR, LORA_ATTENTION]),
+        Case("llama2", 13, LlamaForCausalLM, llama2, tokenizer="bos", runs=SHORT + [FULL_LINEAR, LORA_ATTENTION, LORA_NAMES]),
         Case("llama1", 14, LlamaForCausalLM, llama1, old_config_main=True,
              old_config_drops=("rope_theta", "head_dim", "num_key_value_heads", "attention_bias", "mlp_bias")),
         Case("llama-bias-head-dim", 25, LlamaForCausalLM, biased, runs=SHORT),

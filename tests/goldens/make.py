@@ -94,20 +94,23 @@ def worst_gradient(single, double):
     return worst
 
 
-def summary(parameters):
-    """L2 norm and sum of each trained tensor after the last step."""
-    return {
-        name: {"norm": tensor.detach().double().norm().item(), "sum": tensor.detach().double().sum().item()}
-        for name, tensor in sorted(parameters.items())
-    }
+def summary(single, double):
+    """Each trained tensor after the last step: L2 norm, sum, and L2 distance from its float64 twin."""
+    result = {}
+    for name, tensor in sorted(single.items()):
+        exact, tensor = double[name].detach(), tensor.detach().double()
+        result[name] = {
+            "norm": tensor.norm().item(), "sum": tensor.sum().item(), "distance_f64": (tensor - exact).norm().item()
+        }
+    return result
 
 
 def flags(run):
     """The run as command line flags."""
     result = {
         "method": run.method, "batch": run.batch, "seq-len": run.seq_len, "steps": run.steps, "lr": run.lr,
-        "schedule": run.schedule, "warmup": run.warmup, "weight-decay": run.weight_decay, "beta1": 0.9,
-        "beta2": 0.999, "eps": 1e-8, "clip": run.clip, "no-shuffle": True,
+        "schedule": run.schedule, "warmup": run.warmup, "weight-decay": run.weight_decay, "beta1": run.beta1,
+        "beta2": run.beta2, "eps": run.eps, "clip": run.clip, "no-shuffle": True,
         "precision": "bf16" if run.bf16 else "f32",
     }
     if run.method == "lora":
@@ -129,7 +132,7 @@ def make_run(case, folder, run, tokenizer, eos, tensors):
         adapter = folder / result["adapter"]
         training.make_adapter(folder / "model", run, adapter, case.seed + 100)
     single, parameters, gradients, model = training.curve(folder / "model", run, adapter, examples, valid)
-    double, *_ = training.curve(folder / "model", run, adapter, examples, valid, double=True)
+    double, exact_parameters, *_ = training.curve(folder / "model", run, adapter, examples, valid, double=True)
     for step, exact in zip(single["steps"], double["steps"]):
         step["loss_f64"] = exact["loss"]
         step["grad_norm_f64"] = exact["grad_norm"]
@@ -137,7 +140,7 @@ def make_run(case, folder, run, tokenizer, eos, tensors):
     single["eval_after"]["loss_f64"] = double["eval_after"]["loss"]
     assert single["eval_after"]["loss"] < single["eval_before"]["loss"], (case.name, run.name, "did not learn")
     result |= single
-    result["final"] = summary(parameters)
+    result["final"] = summary(parameters, exact_parameters)
     if run.bf16:
         result["bf16"] = mixed.bf16_run(folder / "model", run, adapter, examples, valid, single)
     elif run.method == "lora":

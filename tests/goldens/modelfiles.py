@@ -84,6 +84,8 @@ def write_model(case, folder):
     model = case.family(copy.deepcopy(case.config))
     randomize(model, case.seed)
     model.to(DTYPES[case.dtype]).save_pretrained(folder)
+    if case.old_config_main:
+        add_old_buffers(folder / "model.safetensors", model)
     tokenizer = save_tokenizer(case.tokenizer, folder)
     config = json.loads((folder / "config.json").read_text())
     old = old_spelling(config, case.old_config_drops)
@@ -94,6 +96,14 @@ def write_model(case, folder):
     write_json(folder / other_name, other)
     check_same(load(folder), load_with_config(folder, other_name))
     return tokenizer, ["config.json", other_name]
+
+
+def add_old_buffers(path, model):
+    """Early Llama files carry each layer's rotary frequencies among the weights; nothing reads them today."""
+    tensors = load_file(path)
+    for layer in range(model.config.num_hidden_layers):
+        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = model.model.rotary_emb.inv_freq.clone()
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def check_differs(folder, key, value):

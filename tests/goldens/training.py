@@ -16,7 +16,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 
-from cases import GPT2_ATTENTION, LLAMA_LINEARS
+from cases import GPT2_ATTENTION, LLAMA_ATTENTION
 from modelfiles import load, write_json
 from texts import batch_for_step, make_batch
 
@@ -74,7 +74,7 @@ def scheduler(optimizer, run):
 def train(parameters, loss_sum, examples, valid, run):
     """Run the steps. `loss_sum(batch)` gives the summed token loss; `parameters` are the trained ones."""
     optimizer = torch.optim.AdamW(
-        parameters, lr=run.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=run.weight_decay
+        parameters, lr=run.lr, betas=(run.beta1, run.beta2), eps=run.eps, weight_decay=run.weight_decay
     )
     schedule = scheduler(optimizer, run)
     before = evaluate(loss_sum, valid, run)
@@ -96,7 +96,9 @@ def lora_targets(run, model):
     gpt2 = model.config.model_type == "gpt2"
     if run.targets == "all-linear":
         return "all-linear", gpt2
-    return (GPT2_ATTENTION if gpt2 else LLAMA_LINEARS), gpt2
+    if run.targets == "attention":
+        return (GPT2_ATTENTION if gpt2 else LLAMA_ATTENTION), gpt2
+    return run.targets.split(","), gpt2
 
 
 def save_adapter(model, folder):
