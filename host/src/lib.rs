@@ -1,1 +1,4 @@
 //! The `finetune` host.
+
+pub mod autodiff;
+pub mod optim;
