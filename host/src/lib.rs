@@ -1,4 +1,10 @@
-//! The `finetune` host.
+//! The `finetune` host: loads compute back ends as plugins and routes one training loop through the best.
 
+pub mod adapters;
 pub mod autodiff;
+pub mod data;
+pub mod models;
 pub mod optim;
+pub mod precision;
+pub mod train;
+pub mod weights;
