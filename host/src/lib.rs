@@ -4,6 +4,8 @@ pub mod adapters;
 pub mod autodiff;
 pub mod data;
 pub mod models;
+#[cfg(test)]
+mod op_goldens;
 pub mod optim;
 pub mod precision;
 pub mod train;
