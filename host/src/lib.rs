@@ -7,4 +7,5 @@ pub mod models;
 pub mod optim;
 pub mod precision;
 pub mod train;
+pub mod transform;
 pub mod weights;
