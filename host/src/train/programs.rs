@@ -1,6 +1,6 @@
 //! The programs of a run: accumulate, apply and evaluate.
 
-use finetune_plugin_api::program::{Program, ValueId};
+use finetune_plugin_api::program::{Program, ValueId, lower::ATTENTION_LSE};
 
 use crate::autodiff::{self, gradients};
 use crate::data::Batch;
@@ -15,7 +15,7 @@ impl Session {
     pub fn accumulate_program(&self, rows: usize, length: usize) -> Result<Program, TrainError> {
         let mut forward = self.forward(rows, length, true)?;
         let wrt: Vec<ValueId> = forward.trained.iter().map(|(_, value)| *value).collect();
-        let options = autodiff::Options { attention_lse: self.backend.device.ops().has_result("attention", "lse") };
+        let options = autodiff::Options { attention_lse: self.backend.device.ops().names().any(|name| name == ATTENTION_LSE) };
         let found = gradients(&mut forward.builder, forward.loss, &wrt, options)?;
         let named: Vec<(&str, ValueId)> =
             forward.trained.iter().map(|(name, _)| name.as_str()).zip(found).collect();

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use finetune_plugin_api::program::{DType, TensorType};
 
-use crate::data::{Batch, Dataset, EvalBatches, Fingerprint, Loader, LoaderOptions, Prefetch, Tokenizer};
+use crate::data::{Batch, Dataset, Fingerprint, Loader, LoaderOptions, Prefetch, Tokenizer};
 use crate::optim::{self, AdamW, Schedule, state};
 
 use super::checkpoint::{self, State};
