@@ -9,11 +9,15 @@
 //! have gradients; indices, positions, masks and counters carry none. Where a value is read several times,
 //! its gradients are added up in the order of the walk.
 
+mod gradient;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 use finetune_plugin_api::program::{Builder, DType, Node, ProgramError, TensorType, ValueId};
+
+use gradient::Gradient;
+use rules::Rule;
 
 /// What the gradients may use of the back end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,24 +113,6 @@ fn name(b: &Builder, value: ValueId) -> String {
     }
 }
 
-/// The gradient of the loss with respect to one value, as far as it is known.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Gradient {
-    /// The loss's own gradient: the number 1, written into the program only if a rule reads it.
-    One,
-    /// This value.
-    Value(ValueId),
-}
-
-impl Gradient {
-    fn value(self, b: &mut Builder) -> ValueId {
-        match self {
-            Gradient::One => b.constant(1.0, DType::F32),
-            Gradient::Value(value) => value,
-        }
-    }
-}
-
 /// An op whose gradient is wanted, as its rule sees it. All rules are those of the op's first result.
 struct Site<'a> {
     node: &'a Node,
@@ -140,7 +126,7 @@ struct Site<'a> {
 impl Site<'_> {
     /// The gradient of the result, of the result's type.
     fn dy(&self, b: &mut Builder) -> ValueId {
-        self.upstream.value(b)
+        self.upstream.clone().value(b, self.y())
     }
 
     fn x(&self, operand: usize) -> ValueId {
@@ -180,7 +166,7 @@ impl Walk {
         let needs: Vec<bool> = node.operands.iter().map(|value| self.varies[value.index()]).collect();
         // A result that was switched on during the walk is none of the forward program's values.
         let upstream: Vec<Option<Gradient>> =
-            node.results.iter().map(|value| self.gradients.get(value.index()).copied().flatten()).collect();
+            node.results.iter().map(|value| self.gradients.get(value.index()).cloned().flatten()).collect();
         if !needs.contains(&true) || upstream.iter().all(Option::is_none) {
             return Ok(());
         }
@@ -190,19 +176,24 @@ impl Walk {
             AutodiffError::NoRule { op: node.op.name(), at, reason }
         };
         let upstream = only_first(&node, &upstream).map_err(&no_rule)?;
-        let rule = rules::rule(node.op).map_err(|reason| no_rule(reason.into()))?;
         b.set_place(match place.as_str() {
             "" => format!("gradient of op {number}"),
             place => format!("gradient of {place}"),
         });
         let lse = rules::attention::lse(b, number, &node, self.options);
-        let found = rule(b, &Site { node: &node, needs: &needs, upstream, lse });
-        for (i, (&operand, gradient)) in node.operands.iter().zip(found).enumerate() {
-            match (needs[i], gradient) {
-                (true, Some(gradient)) => self.contribute(b, operand, gradient),
-                (true, None) => return Err(no_rule(rules::no_operand(&node, i))),
-                (false, _) => {}
+        let site = Site { node: &node, needs: &needs, upstream, lse };
+        match rules::rule(node.op) {
+            Rule::Each(rule) => {
+                for (i, gradient) in rule(b, &site).into_iter().enumerate().filter(|(i, _)| needs[*i]) {
+                    let gradient = gradient.ok_or_else(|| no_rule(rules::no_operand(&node, i)))?;
+                    self.contribute(b, node.operands[i], gradient);
+                }
             }
+            Rule::Into(rule) => {
+                let so_far = self.gradients[node.operands[0].index()].take();
+                self.gradients[node.operands[0].index()] = Some(rule(b, &site, so_far));
+            }
+            Rule::None(reason) => return Err(no_rule(reason.into())),
         }
         Ok(())
     }
@@ -212,10 +203,10 @@ impl Walk {
         if have != want {
             b.fail("gradient", format!("the gradient of {value} is {have}; expected its type {want}"));
         }
-        let sum = match self.gradients[value.index()] {
+        let sum = match self.gradients[value.index()].take() {
             None => gradient,
             Some(before) => {
-                let before = before.value(b);
+                let before = before.value(b, value);
                 b.add(before, gradient)
             }
         };
@@ -223,12 +214,15 @@ impl Walk {
     }
 
     fn collect(&self, b: &mut Builder, wrt: &[ValueId]) -> Result<Vec<ValueId>, AutodiffError> {
-        let unused = wrt.iter().filter(|value| self.gradients[value.index()].is_none());
-        let names: Vec<String> = unused.map(|&value| name(b, value)).collect();
-        if !names.is_empty() {
-            return Err(AutodiffError::Unused { names });
+        let mut found = Vec::with_capacity(wrt.len());
+        let mut names = Vec::new();
+        for &value in wrt {
+            match &self.gradients[value.index()] {
+                Some(gradient) => found.push(gradient.clone().value(b, value)),
+                None => names.push(name(b, value)),
+            }
         }
-        Ok(wrt.iter().filter_map(|value| self.gradients[value.index()]).map(|g| g.value(b)).collect())
+        if names.is_empty() { Ok(found) } else { Err(AutodiffError::Unused { names }) }
     }
 }
 
@@ -236,10 +230,12 @@ impl Walk {
 fn only_first(node: &Node, upstream: &[Option<Gradient>]) -> Result<Gradient, String> {
     let reason = |i: usize| {
         let result = node.op.def().results[i].name;
-        format!("its result {result} is read on the way to the loss, and only its first result has a gradient")
+        format!(
+            "its result {result} is read on the way to the loss, and only its first result has a gradient"
+        )
     };
     match upstream.iter().skip(1).position(Option::is_some) {
         Some(i) => Err(reason(i + 1)),
-        None => upstream.first().copied().flatten().ok_or_else(|| reason(0)),
+        None => upstream.first().cloned().flatten().ok_or_else(|| reason(0)),
     }
 }

@@ -82,9 +82,7 @@ fn attr(kind: AttrKind, value: &Value) -> AttrValue {
             AttrValue::Ints(value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap()).collect())
         }
         AttrKind::DType => AttrValue::DType(DType::from_name(text(value)).unwrap()),
-        AttrKind::Word(words) => {
-            AttrValue::Word(words.iter().find(|word| **word == text(value)).unwrap())
-        }
+        AttrKind::Word(words) => AttrValue::Word(words.iter().find(|word| **word == text(value)).unwrap()),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The rule table: for every op, the gradients of its operands.
 //!
-//! A rule returns one entry for each operand: the gradient, or `None` where none is wanted or none exists.
-//! It writes no op for an operand whose gradient is not wanted.
+//! A rule writes no op for an operand whose gradient is not wanted.
 //!
 //! Where a function has no derivative, the rules choose as PyTorch does: `abs` has slope 0 at 0; where the
 //! operands of `max` or `min` are equal each gets half; equal maxima of `reduce_max` share evenly.
@@ -17,11 +16,22 @@ mod shape;
 use finetune_plugin_api::program::{Builder, Node, Op, ValueId};
 
 use super::Site;
+use super::gradient::Gradient;
 
-/// The gradients of an op's operands from that of its first result.
-pub(super) type Rule = fn(&mut Builder, &Site<'_>) -> Vec<Option<ValueId>>;
+/// How the gradients of an op's operands follow from that of its first result.
+#[derive(Clone, Copy)]
+pub(super) enum Rule {
+    /// One entry for each operand: the gradient, or `None` where none is wanted or none exists.
+    Each(fn(&mut Builder, &Site<'_>) -> Vec<Option<ValueId>>),
+    /// The gradient reaches only a part of the first operand, and the others have none: the rule puts it into
+    /// what the operand's other uses have given so far, instead of into zeros that are then added to it.
+    Into(fn(&mut Builder, &Site<'_>, Option<Gradient>) -> Gradient),
+    /// There is none, for this reason.
+    None(Reason),
+}
 
-/// Why an op has no rule.
+use Rule::{Each, Into, None as Without};
+
 type Reason = &'static str;
 
 const NOTHING_FLOWS: Reason = "it reads no float value, so no gradient can reach it";
@@ -30,74 +40,74 @@ const SECOND_ORDER: Reason = "it is itself part of a gradient, and second deriva
 const OPTIMIZER: Reason = "it is an optimizer's update, which is not differentiated";
 
 /// An op's row: its rule, or why there is none.
-pub(super) static RULES: &[(Op, Result<Rule, Reason>)] = &[
-    (Op::Constant, Err(NOTHING_FLOWS)),
-    (Op::Iota, Err(NOTHING_FLOWS)),
-    (Op::RandomBits, Err(NOTHING_FLOWS)),
-    (Op::Cast, Ok(elementwise::cast)),
-    (Op::Neg, Ok(elementwise::neg)),
-    (Op::Abs, Ok(elementwise::abs)),
-    (Op::Exp, Ok(elementwise::exp)),
-    (Op::Log, Ok(elementwise::log)),
-    (Op::Sqrt, Ok(elementwise::sqrt)),
-    (Op::Rsqrt, Ok(elementwise::rsqrt)),
-    (Op::Sin, Ok(elementwise::sin)),
-    (Op::Cos, Ok(elementwise::cos)),
-    (Op::Tanh, Ok(elementwise::tanh)),
-    (Op::Erf, Ok(elementwise::erf)),
-    (Op::Not, Err(INTEGER)),
-    (Op::Add, Ok(elementwise::add)),
-    (Op::Sub, Ok(elementwise::sub)),
-    (Op::Mul, Ok(elementwise::mul)),
-    (Op::Div, Ok(elementwise::div)),
-    (Op::Max, Ok(elementwise::max)),
-    (Op::Min, Ok(elementwise::min)),
-    (Op::And, Err(INTEGER)),
-    (Op::Or, Err(INTEGER)),
-    (Op::Shl, Err(INTEGER)),
-    (Op::Shr, Err(INTEGER)),
-    (Op::Compare, Err(INTEGER)),
-    (Op::Select, Ok(elementwise::select)),
-    (Op::ReduceSum, Ok(shape::reduce_sum)),
-    (Op::ReduceMax, Ok(shape::reduce_max)),
-    (Op::Reshape, Ok(shape::reshape)),
-    (Op::Permute, Ok(shape::permute)),
-    (Op::Broadcast, Ok(shape::broadcast)),
-    (Op::Slice, Ok(shape::slice)),
-    (Op::Pad, Ok(shape::pad)),
-    (Op::Concat, Ok(shape::concat)),
-    (Op::Matmul, Ok(matmul::matmul)),
-    (Op::Gather, Ok(index::gather)),
-    (Op::ScatterAdd, Ok(index::scatter_add)),
-    (Op::DynamicSlice, Ok(index::dynamic_slice)),
-    (Op::UpdateSlice, Ok(index::update_slice)),
-    (Op::Softmax, Ok(composite::softmax)),
-    (Op::SoftmaxGrad, Err(SECOND_ORDER)),
-    (Op::RmsNorm, Ok(composite::rms_norm)),
-    (Op::RmsNormGrad, Err(SECOND_ORDER)),
-    (Op::LayerNorm, Ok(composite::layer_norm)),
-    (Op::LayerNormGrad, Err(SECOND_ORDER)),
-    (Op::Rope, Ok(composite::rope)),
-    (Op::Attention, Ok(attention::attention)),
-    (Op::AttentionGrad, Err(SECOND_ORDER)),
-    (Op::Activation, Ok(composite::activation)),
-    (Op::ActivationGrad, Err(SECOND_ORDER)),
-    (Op::Gated, Ok(composite::gated)),
-    (Op::GatedGrad, Err(SECOND_ORDER)),
-    (Op::Dropout, Ok(composite::dropout)),
-    (Op::CrossEntropy, Ok(loss::cross_entropy)),
-    (Op::LinearCrossEntropy, Ok(loss::linear_cross_entropy)),
-    (Op::SumSquares, Ok(loss::sum_squares)),
-    (Op::AdamW, Err(OPTIMIZER)),
-    (Op::Dequantize, Ok(matmul::dequantize)),
-    (Op::QuantizedMatmul, Ok(matmul::quantized_matmul)),
+pub(super) static RULES: &[(Op, Rule)] = &[
+    (Op::Constant, Without(NOTHING_FLOWS)),
+    (Op::Iota, Without(NOTHING_FLOWS)),
+    (Op::RandomBits, Without(NOTHING_FLOWS)),
+    (Op::Cast, Each(elementwise::cast)),
+    (Op::Neg, Each(elementwise::neg)),
+    (Op::Abs, Each(elementwise::abs)),
+    (Op::Exp, Each(elementwise::exp)),
+    (Op::Log, Each(elementwise::log)),
+    (Op::Sqrt, Each(elementwise::sqrt)),
+    (Op::Rsqrt, Each(elementwise::rsqrt)),
+    (Op::Sin, Each(elementwise::sin)),
+    (Op::Cos, Each(elementwise::cos)),
+    (Op::Tanh, Each(elementwise::tanh)),
+    (Op::Erf, Each(elementwise::erf)),
+    (Op::Not, Without(INTEGER)),
+    (Op::Add, Each(elementwise::add)),
+    (Op::Sub, Each(elementwise::sub)),
+    (Op::Mul, Each(elementwise::mul)),
+    (Op::Div, Each(elementwise::div)),
+    (Op::Max, Each(elementwise::max)),
+    (Op::Min, Each(elementwise::min)),
+    (Op::And, Without(INTEGER)),
+    (Op::Or, Without(INTEGER)),
+    (Op::Shl, Without(INTEGER)),
+    (Op::Shr, Without(INTEGER)),
+    (Op::Compare, Without(INTEGER)),
+    (Op::Select, Each(elementwise::select)),
+    (Op::ReduceSum, Each(shape::reduce_sum)),
+    (Op::ReduceMax, Each(shape::reduce_max)),
+    (Op::Reshape, Each(shape::reshape)),
+    (Op::Permute, Each(shape::permute)),
+    (Op::Broadcast, Each(shape::broadcast)),
+    (Op::Slice, Into(shape::slice)),
+    (Op::Pad, Each(shape::pad)),
+    (Op::Concat, Each(shape::concat)),
+    (Op::Matmul, Each(matmul::matmul)),
+    (Op::Gather, Into(index::gather)),
+    (Op::ScatterAdd, Each(index::scatter_add)),
+    (Op::DynamicSlice, Each(index::dynamic_slice)),
+    (Op::UpdateSlice, Each(index::update_slice)),
+    (Op::Softmax, Each(composite::softmax)),
+    (Op::SoftmaxGrad, Without(SECOND_ORDER)),
+    (Op::RmsNorm, Each(composite::rms_norm)),
+    (Op::RmsNormGrad, Without(SECOND_ORDER)),
+    (Op::LayerNorm, Each(composite::layer_norm)),
+    (Op::LayerNormGrad, Without(SECOND_ORDER)),
+    (Op::Rope, Each(composite::rope)),
+    (Op::Attention, Each(attention::attention)),
+    (Op::AttentionGrad, Without(SECOND_ORDER)),
+    (Op::Activation, Each(composite::activation)),
+    (Op::ActivationGrad, Without(SECOND_ORDER)),
+    (Op::Gated, Each(composite::gated)),
+    (Op::GatedGrad, Without(SECOND_ORDER)),
+    (Op::Dropout, Each(composite::dropout)),
+    (Op::CrossEntropy, Each(loss::cross_entropy)),
+    (Op::LinearCrossEntropy, Each(loss::linear_cross_entropy)),
+    (Op::SumSquares, Each(loss::sum_squares)),
+    (Op::AdamW, Without(OPTIMIZER)),
+    (Op::Dequantize, Each(matmul::dequantize)),
+    (Op::QuantizedMatmul, Each(matmul::quantized_matmul)),
 ];
 
 /// The rule of an op.
-pub(super) fn rule(op: Op) -> Result<Rule, Reason> {
+pub(super) fn rule(op: Op) -> Rule {
     match RULES.iter().find(|(known, _)| *known == op) {
         Some((_, rule)) => *rule,
-        None => Err("the host has no rule for it"),
+        None => Without("the host has no rule for it"),
     }
 }
 

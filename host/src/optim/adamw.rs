@@ -81,7 +81,7 @@ impl Default for AdamW {
 
 impl AdamW {
     /// The inputs `correction1` and `correction2` of optimizer step `step`, counted from 1. Computed in f64:
-    /// in f32, 1 - 0.999 would have lost four of its seven digits.
+    /// in f32, 1 - 0.999 is wrong from the fifth digit on.
     pub fn corrections(&self, step: u64) -> (f32, f32) {
         let correction = |beta: f64| (1.0 - beta.powf(step as f64)) as f32;
         (correction(self.beta1), correction(self.beta2))
@@ -186,3 +186,6 @@ fn reset(b: &mut Builder, state: ValueId) {
     let zero = b.full_like(0.0, state);
     b.update(state, zero);
 }
+
+#[cfg(test)]
+mod tests;

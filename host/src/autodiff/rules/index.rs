@@ -3,13 +3,17 @@
 use finetune_plugin_api::program::{Attrs, Builder, Op, ValueId};
 
 use crate::autodiff::Site;
+use crate::autodiff::gradient::Gradient;
 
 type Gradients = Vec<Option<ValueId>>;
 
-pub fn gather(b: &mut Builder, site: &Site<'_>) -> Gradients {
+pub fn gather(b: &mut Builder, site: &Site<'_>, so_far: Option<Gradient>) -> Gradient {
     let dy = site.dy(b);
-    let zero = b.full_like(0.0, site.x(0));
-    vec![Some(b.apply(Op::ScatterAdd, &[zero, site.x(1), dy], Attrs::none())), None]
+    let base = match so_far {
+        Some(so_far) => so_far.value(b, site.x(0)),
+        None => b.full_like(0.0, site.x(0)),
+    };
+    Gradient::Value(b.apply(Op::ScatterAdd, &[base, site.x(1), dy], Attrs::none()))
 }
 
 pub fn scatter_add(b: &mut Builder, site: &Site<'_>) -> Gradients {

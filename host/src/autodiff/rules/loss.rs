@@ -3,7 +3,8 @@
 use finetune_plugin_api::program::{Builder, DType, Op, ValueId};
 
 use super::{needed, one};
-use crate::autodiff::{Gradient, Site};
+use crate::autodiff::Site;
+use crate::autodiff::gradient::Gradient;
 
 type Gradients = Vec<Option<ValueId>>;
 
@@ -19,7 +20,7 @@ pub fn linear_cross_entropy(b: &mut Builder, site: &Site<'_>) -> Gradients {
 fn given(b: &mut Builder, site: &Site<'_>) -> Gradients {
     let results = &site.node.results[1..];
     let mut gradients = needed(site, results);
-    if !counts_once(b, site.upstream) {
+    if !counts_once(b, &site.upstream) {
         let dy = site.dy(b);
         for gradient in gradients.iter_mut().flatten() {
             *gradient = times(b, *gradient, dy);
@@ -29,11 +30,13 @@ fn given(b: &mut Builder, site: &Site<'_>) -> Gradients {
 }
 
 /// Whether an upstream gradient is the number 1, also where it has been written out.
-fn counts_once(b: &Builder, upstream: Gradient) -> bool {
-    let Gradient::Value(value) = upstream else {
-        return true;
+fn counts_once(b: &Builder, upstream: &Gradient) -> bool {
+    let value = match upstream {
+        Gradient::One => return true,
+        Gradient::Value(value) => value,
+        Gradient::Blocks(_) => return false,
     };
-    let maker = b.nodes().iter().rev().find(|node| node.results.contains(&value));
+    let maker = b.nodes().iter().rev().find(|node| node.results.contains(value));
     maker.is_some_and(|node| node.op == Op::Constant && node.attrs.get_float("value") == 1.0)
 }
 

@@ -1,9 +1,10 @@
 //! Reductions and ops that move elements.
 
-use finetune_plugin_api::program::{Attrs, Builder, DType, Op, ValueId};
+use finetune_plugin_api::program::{Builder, DType, ValueId};
 
 use super::one;
 use crate::autodiff::Site;
+use crate::autodiff::gradient::{Block, Gradient};
 
 type Gradients = Vec<Option<ValueId>>;
 
@@ -56,12 +57,10 @@ pub fn broadcast(b: &mut Builder, site: &Site<'_>) -> Gradients {
     one(b.reshape(sum, &from))
 }
 
-pub fn slice(b: &mut Builder, site: &Site<'_>) -> Gradients {
-    let dy = site.dy(b);
-    let (start, size) = (site.node.attrs.get_ints("start"), site.node.attrs.get_ints("size"));
-    let shape = b.shape(site.x(0));
-    let high: Vec<usize> = (0..shape.len()).map(|i| shape[i] - start[i] - size[i]).collect();
-    one(b.apply(Op::Pad, &[dy], Attrs::none().ints("low", &start).ints("high", &high)))
+/// The block's place is kept; blocks that lie side by side become one concatenation.
+pub fn slice(b: &mut Builder, site: &Site<'_>, so_far: Option<Gradient>) -> Gradient {
+    let (start, value) = (site.node.attrs.get_ints("start"), site.dy(b));
+    Gradient::with_block(b, site.x(0), so_far, Block { start, value })
 }
 
 pub fn pad(b: &mut Builder, site: &Site<'_>) -> Gradients {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use finetune_plugin_api::program::{Builder, Op, ValueId};
 use finetune_plugin_api::reference::{Rounding, Tensor, run};
 
+use crate::autodiff::rules::{RULES, Rule};
 use crate::autodiff::{Options, gradients};
 use crate::op_goldens::{Entry, read};
 
@@ -64,7 +65,7 @@ fn gradients_are_those_of_torch() {
         }
     }
     // Gradients of the quantized ops are held against finite differences alone.
-    let rules = crate::autodiff::rules::RULES.iter().filter(|(_, rule)| rule.is_ok());
+    let rules = RULES.iter().filter(|(_, rule)| !matches!(rule, Rule::None(_)));
     let unseen: Vec<_> = rules.map(|(op, _)| op.name()).filter(|name| !ops.contains(name)).collect();
     assert_eq!(unseen, ["cast", "dequantize", "quantized_matmul"]);
 }

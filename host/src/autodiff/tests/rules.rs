@@ -113,7 +113,9 @@ fn moves_of_elements() {
     for build in builds {
         check(vec![random.floats(&[2, 3, 4])], build);
     }
-    for (from, to) in [(&[][..], &[2, 3][..]), (&[3], &[2, 3]), (&[2, 1], &[2, 3]), (&[1, 3, 1], &[2, 2, 3, 4])] {
+    for (from, to) in
+        [(&[][..], &[2, 3][..]), (&[3], &[2, 3]), (&[2, 1], &[2, 3]), (&[1, 3, 1], &[2, 2, 3, 4])]
+    {
         check(vec![random.floats(from)], |b, x| b.broadcast(x[0], to));
     }
     for axis in 0..2 {
@@ -121,6 +123,37 @@ fn moves_of_elements() {
         check(shapes.iter().map(|shape| random.floats(shape)).collect(), |b, x| b.concat(x, axis));
     }
     check(vec![random.floats(&[2, 2])], |b, x| b.concat(&[x[0], x[0]], 1));
+}
+
+/// Slices of one value: side by side along either axis, with gaps, overlapping, and beside another use.
+#[test]
+fn several_slices_of_one_value() {
+    let mut random = Random::new(16);
+    let cuts: [&[([usize; 2], [usize; 2])]; 5] = [
+        &[([0, 2], [3, 2]), ([0, 0], [3, 2])],
+        &[([2, 0], [1, 4]), ([0, 0], [2, 4])],
+        &[([0, 0], [3, 1]), ([0, 3], [3, 1])],
+        &[([0, 0], [2, 3]), ([1, 1], [2, 3]), ([0, 3], [1, 1])],
+        &[([0, 0], [2, 2]), ([2, 2], [1, 2])],
+    ];
+    for cut in cuts {
+        for whole_too in [false, true] {
+            check(vec![random.floats(&[3, 4])], |b, x| {
+                let mut sum = b.constant(0.0, DType::F32);
+                for (start, size) in cut {
+                    let part = b.slice(x[0], start, size);
+                    let part = b.sum_squares(part);
+                    sum = b.add(sum, part);
+                }
+                if whole_too {
+                    let exp = b.exp(x[0]);
+                    let exp = b.sum_squares(exp);
+                    sum = b.add(sum, exp);
+                }
+                sum
+            });
+        }
+    }
 }
 
 #[test]

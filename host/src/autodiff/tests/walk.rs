@@ -95,6 +95,55 @@ fn a_cross_entropy_that_is_the_loss_is_not_scaled() {
     assert_eq!(found.len(), 2);
 }
 
+/// A joint projection that is sliced gets its gradient by one concatenation, whatever the order of the slices;
+/// anything else is padded and added.
+#[test]
+fn slices_that_make_up_the_whole_are_joined() {
+    let moves = |slices: &[(usize, usize)], whole_too: bool| {
+        let mut b = Builder::new();
+        let x = b.state("x", f32s(&[2, 6]));
+        let mut loss = b.constant(0.0, DType::F32);
+        for &(start, size) in slices {
+            let part = b.slice(x, &[0, start], &[2, size]);
+            let part = b.exp(part);
+            let part = b.sum_all(part);
+            loss = b.add(loss, part);
+        }
+        if whole_too {
+            let rest = b.sum_squares(x);
+            loss = b.add(loss, rest);
+        }
+        let before = b.nodes().len();
+        gradients(&mut b, loss, &[x], Options::default()).unwrap();
+        let added = b.nodes()[before..].iter().map(|node| node.op);
+        let moves: Vec<Op> = added.filter(|op| matches!(op, Op::Pad | Op::Concat | Op::Add)).collect();
+        moves
+    };
+    assert_eq!(moves(&[(0, 2), (2, 3), (5, 1)], false), [Op::Concat]);
+    assert_eq!(moves(&[(5, 1), (0, 2), (2, 3)], false), [Op::Concat]);
+    assert_eq!(moves(&[(0, 2), (2, 3)], false), [Op::Pad, Op::Pad, Op::Add]);
+    assert_eq!(moves(&[(0, 2)], false), [Op::Pad]);
+    // The other use comes first on the way back.
+    assert_eq!(moves(&[(0, 3), (3, 3)], true), [Op::Pad, Op::Add, Op::Pad, Op::Add]);
+    assert_eq!(moves(&[(0, 4), (2, 4)], false), [Op::Pad, Op::Pad, Op::Add]);
+}
+
+/// A tied embedding's rows are added to the head's gradient where it lies, not to a table of zeros.
+#[test]
+fn a_tied_embedding_needs_no_second_table() {
+    let mut b = Builder::new();
+    let table = b.state("table", f32s(&[5, 3]));
+    let ids = b.input("ids", TensorType::new(DType::U32, &[4]));
+    let weights = b.input("weights", f32s(&[4]));
+    let x = b.apply(Op::Gather, &[table, ids], Attrs::none());
+    let results = b.push(Op::LinearCrossEntropy, &[x, table, ids, weights], Attrs::none());
+    let before = b.nodes().len();
+    let found = gradients(&mut b, results[0], &[table], Options::default()).unwrap();
+    let [added] = &b.nodes()[before..] else { panic!("{} ops", b.nodes().len() - before) };
+    assert_eq!((added.op, &added.operands[..]), (Op::ScatterAdd, &[results[2], ids, results[1]][..]));
+    assert_eq!(added.results, found);
+}
+
 #[test]
 fn the_log_sum_exp_is_switched_on_only_where_it_is_wanted_and_given() {
     for (attention_lse, wanted) in [(true, true), (true, false), (false, true)] {
@@ -157,7 +206,8 @@ fn an_op_without_a_rule_is_an_error_that_names_it() {
     b.set_place("head");
     let loss = b.sum_all(z);
     let message = gradients(&mut b, loss, &[x], Options::default()).unwrap_err().to_string();
-    let expected = "op softmax_grad at op 1 (layers.1.mlp) cannot be differentiated: it is itself part of a gradient";
+    let expected =
+        "op softmax_grad at op 1 (layers.1.mlp) cannot be differentiated: it is itself part of a gradient";
     assert!(message.starts_with(expected), "{message}");
 
     let mut b = Builder::new();
@@ -219,7 +269,11 @@ fn a_small_model_has_the_gradients_that_differences_give() {
     let mut args = vec![random.floats(&[classes, hidden]), random.floats(&[hidden])];
     for _ in 0..2 {
         args.extend([random.between(0.5, 1.5, &[hidden]), random.floats(&[2 * hidden, hidden])]);
-        args.extend([random.floats(&[hidden, hidden]), random.floats(&[6, hidden]), random.floats(&[hidden, 3])]);
+        args.extend([
+            random.floats(&[hidden, hidden]),
+            random.floats(&[6, hidden]),
+            random.floats(&[hidden, 3]),
+        ]);
     }
     let first = args.len();
     let weights = Tensor::float(DType::F32, &[rows], vec![1.0, 1.0, 0.0, 1.0]).unwrap();
@@ -228,7 +282,8 @@ fn a_small_model_has_the_gradients_that_differences_give() {
     args.extend([u32s(&[1, rows], &[0, 1, 2, 3]), random.words(&[2]), u32s(&[], &[7])]);
     args.push(u32s(&[rows], &[0; 4]));
     let build = move |b: &mut Builder, x: &[ValueId]| {
-        let &[ids, targets, weights, frequencies, start, valid, positions, seed, step, example] = &x[first..] else {
+        let &[ids, targets, weights, frequencies, start, valid, positions, seed, step, example] = &x[first..]
+        else {
             panic!("{} arguments", x.len());
         };
         let eps = Attrs::none().float("eps", 1e-3);
@@ -241,7 +296,8 @@ fn a_small_model_has_the_gradients_that_differences_give() {
             let k = b.slice(kv, &[0, 0], &[rows, hidden]);
             let v = b.slice(kv, &[0, hidden], &[rows, hidden]);
             let [q, k, v] = [normed, k, v].map(|value| b.reshape(value, &group));
-            let [q, k] = [q, k].map(|value| b.apply(Op::Rope, &[value, positions, frequencies], Attrs::none()));
+            let [q, k] =
+                [q, k].map(|value| b.apply(Op::Rope, &[value, positions, frequencies], Attrs::none()));
             let scale = Attrs::none().float("scale", (heads as f64).sqrt().recip());
             let mixed = b.apply(Op::Attention, &[q, k, v, start, valid], scale);
             let mixed = b.reshape(mixed, &[rows, hidden]);
