@@ -2,7 +2,11 @@
 //!
 //! - [`program`]: the language in which the host hands work to a plugin: the op table, types, builder,
 //!   text form, validation and decompositions.
+//! - [`export`]: safe traits and one macro, with which a plugin is written.
+//! - [`abi`]: the boundary underneath.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+pub mod abi;
+pub mod export;
 pub mod program;
