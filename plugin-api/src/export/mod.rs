@@ -24,9 +24,22 @@
 
 mod describe;
 mod error;
+mod guard;
+mod library;
+mod macros;
+mod object;
+mod poison;
+mod session;
+mod slab;
+mod thread;
 
+#[doc(hidden)]
+pub use abi_stable::library::LibHeader;
 pub use describe::{DeviceDescription, HostBytes, JsonObject, Options};
 pub use error::Error;
+pub use library::{AnyThread, OwnThread, Threading};
+#[doc(hidden)]
+pub use library::{ROOT_MODULE_SYMBOL, header};
 pub use serde_json;
 
 pub use crate::abi::{ErrorKind, Extension, MemoryInfo};
@@ -60,6 +73,10 @@ pub trait Device: 'static {
     type Buffer: 'static;
     /// A program as the device runs it.
     type Compiled: 'static;
+
+    /// Whether [`Device::run`] may return before its work is done, so that a failure of it can show in a later
+    /// call. If `false`, an error poisons nothing but what its own call was to write.
+    const ASYNCHRONOUS: bool = true;
 
     /// Names of the composite ops that [`Device::compile`] takes as they are, and of their optional results as
     /// `op.result` (`attention.lse`). All core ops must be there and are not listed.
