@@ -45,7 +45,7 @@ macro_rules! __export_plugin {
                 $crate::abi::manifest::bytes(&FIELDS);
 
             #[used]
-            #[unsafe(export_name = "_sabi_lib_header")]
+            #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
             pub static HEADER: $crate::export::LibHeader = $crate::export::header::<$plugin, $threading>();
         };
     };
