@@ -27,6 +27,7 @@ mod error;
 mod guard;
 mod library;
 mod macros;
+mod meter;
 mod object;
 mod poison;
 mod session;
@@ -40,6 +41,7 @@ pub use error::Error;
 pub use library::{AnyThread, OwnThread, Threading};
 #[doc(hidden)]
 pub use library::{ROOT_MODULE_SYMBOL, header};
+pub use meter::{Lease, Meter};
 pub use serde_json;
 
 pub use crate::abi::{ErrorKind, Extension, MemoryInfo};
