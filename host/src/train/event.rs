@@ -1,0 +1,89 @@
+//! What a run tells while it goes on. With `--json` each event is one line on stdout; the same lines are kept
+//! in the run folder's `metrics.jsonl`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Something that happened in a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// The run begins, or goes on.
+    Start {
+        /// The plugin's name.
+        backend: String,
+        /// The device's name.
+        device: String,
+        /// `f32` or `bf16`.
+        precision: String,
+        /// Elements of trained tensors.
+        trainable: u64,
+        /// Elements of all tensors of model and adapter.
+        parameters: u64,
+        /// Upper bound of the device memory that the run will use, computed before it begins.
+        peak_bytes_planned: u64,
+        /// The step after which it goes on; 0 for a new run.
+        resumed_from: u64,
+        /// The last step.
+        steps: u64,
+    },
+    /// A step was taken.
+    Step {
+        /// Its number, from 1.
+        step: u64,
+        /// The batch's loss a target token, in nats, before the step's update.
+        loss: f64,
+        /// The learning rate.
+        lr: f64,
+        /// The gradient's global norm before clipping.
+        grad_norm: f64,
+        /// Target tokens.
+        tokens: u64,
+        /// How long the step took, in seconds.
+        step_s: f64,
+        /// Target tokens a second.
+        tokens_per_s: f64,
+        /// Device memory in use, in bytes: the most since the run began.
+        memory_bytes: u64,
+    },
+    /// Held-out data was evaluated.
+    Eval {
+        /// Steps taken before it.
+        step: u64,
+        /// Loss a target token, in nats.
+        loss: f64,
+        /// Target tokens.
+        tokens: u64,
+    },
+    /// Something was saved that can be loaded.
+    Saved {
+        /// Steps taken before it.
+        step: u64,
+        /// A folder: an adapter as PEFT has it or a model as transformers has it.
+        path: PathBuf,
+    },
+    /// Something a person should know.
+    Warning {
+        /// A sentence.
+        message: String,
+    },
+    /// The run has ended.
+    End {
+        /// Steps taken in all.
+        steps: u64,
+        /// The last step's loss.
+        loss: f64,
+        /// How long this process trained, in seconds.
+        seconds: f64,
+    },
+}
+
+/// Whoever wants to know of events.
+pub trait Observer {
+    /// An event.
+    fn event(&mut self, event: &Event);
+
+    /// Something long has come to `done` of `total` units; `what` names it for a person.
+    fn progress(&mut self, _what: &str, _done: u64, _total: u64) {}
+}
