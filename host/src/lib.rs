@@ -3,6 +3,7 @@
 pub mod adapters;
 pub mod data;
 pub mod models;
+pub mod plugins;
 pub mod precision;
 pub mod train;
 pub mod weights;
