@@ -4,7 +4,10 @@ pub mod adapters;
 pub mod autodiff;
 pub mod data;
 pub mod models;
+#[cfg(test)]
+mod op_goldens;
 pub mod optim;
+pub mod plugins;
 pub mod precision;
 pub mod train;
 pub mod transform;
