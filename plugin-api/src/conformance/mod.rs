@@ -1,11 +1,13 @@
 //! The cases that every plugin must pass, made from the op table.
 //!
 //! For every op: each element type it takes, odd sizes, ones, sizes beyond a register or a block, every
-//! attribute, and what its row says about edges. And whole [`programs`]: updates, outputs, reuse of memory.
+//! attribute, and what its row says about edges. And whole programs: updates, outputs, reuse of memory.
 //! What is expected comes from the [reference interpreter](crate::reference) in f64; how far a result may lie
-//! from it is derived, see [`bounds`].
+//! from it is derived, see the
+//! module `bounds`.
 
 mod bounds;
+mod generate;
 mod make;
 mod programs;
 mod random;
@@ -15,6 +17,7 @@ mod tests;
 
 use std::fmt;
 
+pub use generate::random_program;
 pub use make::{Variant, variants};
 pub use random::Random;
 
