@@ -3,7 +3,7 @@
 //! - [`program`]: the language in which the host hands work to a plugin: the op table, types, builder,
 //!   text form, validation and decompositions.
 //! - [`conformance`]: the cases that every plugin must pass.
-//! - [`reference`]: a slow, obvious interpreter in f64: what every op means.
+//! - [`mod@reference`]: a slow, obvious interpreter in f64: what every op means.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 

@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -21,12 +21,12 @@ impl Random {
 
     /// A whole number below `limit`, 0 if that is 0.
     pub fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
+        ((u128::from(self.next_u64()) * limit as u128) >> 64) as usize
     }
 
     /// A number from `low` to `high`.
     pub fn between(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        low + (high - low) * (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Floats between two numbers, rounded to their type.
@@ -48,7 +48,7 @@ impl Random {
 
     /// Truth values.
     pub fn bools(&mut self, shape: &[usize]) -> Tensor {
-        let values = (0..count(shape)).map(|_| self.next() & 1 == 1).collect();
+        let values = (0..count(shape)).map(|_| self.next_u64() & 1 == 1).collect();
         tensor(DType::Bool, shape, Values::Bool(values))
     }
 

@@ -92,7 +92,7 @@ fn changed(rng: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
         let (from, to) = (a.min(b), a.max(b).min(a.min(b) + 64));
         match rng.below(7) {
             0 if length > 0 => input[a.min(length - 1)] ^= 1 << rng.below(8),
-            1 if length > 0 => input[a.min(length - 1)] = rng.next() as u8,
+            1 if length > 0 => input[a.min(length - 1)] = rng.next_u64() as u8,
             2 => drop(input.drain(from..to)),
             3 => {
                 let copy = input[from..to].to_vec();

@@ -1,6 +1,6 @@
 //! Arguments for core ops.
 
-use super::{FLOATS, Variant, given, numbers};
+use super::{FLOATS, Variant, given, numbers, truths};
 use crate::conformance::Random;
 use crate::program::{Attrs, DType, Op};
 use crate::reference::Tensor;
@@ -164,8 +164,7 @@ pub(super) fn select(rng: &mut Random) -> Vec<Variant> {
         }
     }
     let operands = [given(DType::F32, &[NAN, 1.0]), given(DType::F32, &[2.0, INF])];
-    let cond =
-        super::super::random::tensor(DType::Bool, &[2], crate::reference::Values::Bool(vec![false, true]));
+    let cond = truths(&[false, true]);
     let [a, b] = operands;
     variants.push(Variant::new("what is not chosen does not matter ", vec![cond, a, b], none()));
     variants
@@ -262,13 +261,13 @@ pub(super) fn slice(rng: &mut Random) -> Vec<Variant> {
 pub(super) fn pad(rng: &mut Random) -> Vec<Variant> {
     let mut variants = Vec::new();
     for dtype in MOVED {
-        let cases: [(&[usize], &[usize], &[usize], f64); 4] = [
-            (&[3], &[1], &[2], 1.0),
-            (&[2, 3], &[0, 2], &[3, 0], 0.0),
-            (&[2, 3, 2], &[1, 0, 1], &[0, 1, 2], 1.0),
-            (&[1, 65], &[0, 63], &[1, 1], 1.0),
+        let cases: [([&[usize]; 3], f64); 4] = [
+            ([&[3], &[1], &[2]], 1.0),
+            ([&[2, 3], &[0, 2], &[3, 0]], 0.0),
+            ([&[2, 3, 2], &[1, 0, 1], &[0, 1, 2]], 1.0),
+            ([&[1, 65], &[0, 63], &[1, 1]], 1.0),
         ];
-        for (shape, low, high, value) in cases {
+        for ([shape, low, high], value) in cases {
             let attrs = none().ints("low", low).ints("high", high).float("value", value);
             variants.push(Variant::new("", vec![rng.any(dtype, shape)], attrs));
         }

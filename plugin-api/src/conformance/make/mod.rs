@@ -4,9 +4,9 @@ mod attention;
 mod composite;
 mod core;
 
-use super::random::Random;
+use super::random::{Random, tensor};
 use crate::program::{Attrs, DType, Op, TensorType};
-use crate::reference::Tensor;
+use crate::reference::{Tensor, Values};
 
 /// One way of applying an op.
 #[derive(Clone, Debug)]
@@ -103,12 +103,15 @@ enum Norm {
 
 /// Numbers of a float type given one by one.
 fn given(dtype: DType, values: &[f64]) -> Tensor {
-    let values = crate::reference::Values::Float(values.to_vec());
-    let count = values.len();
-    super::random::tensor(dtype, &[count], values).rounded()
+    tensor(dtype, &[values.len()], Values::Float(values.to_vec())).rounded()
 }
 
 /// `u32` numbers given one by one.
 fn numbers(shape: &[usize], values: &[u32]) -> Tensor {
-    super::random::tensor(DType::U32, shape, crate::reference::Values::U32(values.to_vec()))
+    tensor(DType::U32, shape, Values::U32(values.to_vec()))
+}
+
+/// Truth values given one by one.
+fn truths(values: &[bool]) -> Tensor {
+    tensor(DType::Bool, &[values.len()], Values::Bool(values.to_vec()))
 }
