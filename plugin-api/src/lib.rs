@@ -4,11 +4,13 @@
 //!   text form, validation and decompositions.
 //! - [`export`]: safe traits and one macro, with which a plugin is written.
 //! - [`abi`]: the boundary underneath.
-//! - [`reference`]: a slow, obvious interpreter in f64: what every op means.
+//! - [`mod@reference`]: a slow, obvious interpreter in f64: what every op means.
+//! - [`conformance`]: the cases that every plugin must pass.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
 pub mod abi;
+pub mod conformance;
 pub mod export;
 pub mod program;
 pub mod reference;
