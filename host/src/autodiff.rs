@@ -14,7 +14,8 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use finetune_plugin_api::program::{Builder, DType, Node, ProgramError, TensorType, ValueId};
+use finetune_plugin_api::program::lower::ATTENTION_LSE;
+use finetune_plugin_api::program::{Builder, DType, NativeOps, Node, Op, ProgramError, TensorType, ValueId};
 
 use gradient::Gradient;
 use rules::Rule;
@@ -25,6 +26,15 @@ pub struct Options {
     /// Whether attention gives its log-sum-exp at no cost. If so, it is switched on in the forward ops whose
     /// gradient is wanted and read there; if not, the gradient computes it again.
     pub attention_lse: bool,
+}
+
+impl Options {
+    /// Those for a device with these native ops. Where attention is not native its decomposition gives the
+    /// log-sum-exp, too.
+    pub fn for_device(native: &NativeOps) -> Options {
+        let has = |name: &str| native.names().any(|known| known == name);
+        Options { attention_lse: has(ATTENTION_LSE) || !has(Op::Attention.name()) }
+    }
 }
 
 /// Why there are no gradients.

@@ -9,4 +9,5 @@ mod op_goldens;
 pub mod optim;
 pub mod precision;
 pub mod train;
+pub mod transform;
 pub mod weights;
