@@ -3,7 +3,7 @@
 //! [`gradients`] takes a builder that holds a forward program and appends the ops that compute the
 //! gradients of a scalar loss. The walk goes over the ops once, backwards, and visits only those that lie on
 //! a way from a wanted value to the loss, so what is frozen costs nothing. What each op gives is the
-//! [rule table](rules)'s matter.
+//! rule table's matter.
 //!
 //! A gradient has exactly the type of its value: that of a bf16 value is bf16. Only values of float types
 //! have gradients; indices, positions, masks and counters carry none. Where a value is read several times,
@@ -190,6 +190,8 @@ impl Walk {
             "" => format!("gradient of op {number}"),
             place => format!("gradient of {place}"),
         });
+        let upstream = upstream.written(b, node.results[0]);
+        self.gradients[node.results[0].index()] = Some(upstream.clone());
         let lse = rules::attention::lse(b, number, &node, self.options);
         let site = Site { node: &node, needs: &needs, upstream, lse };
         match rules::rule(node.op) {
@@ -223,12 +225,16 @@ impl Walk {
         self.gradients[value.index()] = Some(Gradient::Value(sum));
     }
 
-    fn collect(&self, b: &mut Builder, wrt: &[ValueId]) -> Result<Vec<ValueId>, AutodiffError> {
+    fn collect(&mut self, b: &mut Builder, wrt: &[ValueId]) -> Result<Vec<ValueId>, AutodiffError> {
         let mut found = Vec::with_capacity(wrt.len());
         let mut names = Vec::new();
         for &value in wrt {
-            match &self.gradients[value.index()] {
-                Some(gradient) => found.push(gradient.clone().value(b, value)),
+            match self.gradients[value.index()].take() {
+                Some(gradient) => {
+                    let gradient = gradient.value(b, value);
+                    self.gradients[value.index()] = Some(Gradient::Value(gradient));
+                    found.push(gradient);
+                }
                 None => names.push(name(b, value)),
             }
         }
