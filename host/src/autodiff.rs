@@ -14,6 +14,8 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use finetune_plugin_api::program::lower::ATTENTION_LSE;
 use finetune_plugin_api::program::{Builder, DType, NativeOps, Node, Op, ProgramError, TensorType, ValueId};
 
@@ -84,18 +86,43 @@ pub fn gradients(
     wrt: &[ValueId],
     options: Options,
 ) -> Result<Vec<ValueId>, AutodiffError> {
+    let mut found = vec![loss; wrt.len()];
+    gradients_as_ready(b, loss, wrt, options, &mut |_, i, gradient| found[i] = gradient)?;
+    Ok(found)
+}
+
+/// [`gradients`], each handed to `ready` with its place in `wrt` as soon as it is complete. What `ready` appends
+/// then stands right behind the gradient, which need not be kept until all others are there.
+pub fn gradients_as_ready(
+    b: &mut Builder,
+    loss: ValueId,
+    wrt: &[ValueId],
+    options: Options,
+    ready: &mut dyn FnMut(&mut Builder, usize, ValueId),
+) -> Result<(), AutodiffError> {
     check(b, loss, wrt)?;
     let forward_place = b.place_of(b.nodes().len()).to_owned();
     let mut walk = Walk::new(b, wrt, options);
     walk.gradients[loss.index()] = Some(Gradient::One);
     for number in (0..walk.nodes).rev() {
         walk.visit(b, number)?;
+        // Going backwards, the first op that reads a value is the last that adds to its gradient.
+        let complete: Vec<_> = walk.waiting.extract_if(.., |(first, _)| *first == Some(number)).collect();
+        for (_, i) in complete {
+            walk.hand_over(b, i, wrt, ready);
+        }
     }
-    let found = walk.collect(b, wrt);
+    for (_, i) in std::mem::take(&mut walk.waiting) {
+        walk.hand_over(b, i, wrt, ready);
+    }
     b.set_place(forward_place);
     match b.error() {
         Some(error) => Err(error.clone().into()),
-        None => found,
+        None if !walk.unused.is_empty() => {
+            walk.unused.sort_unstable();
+            Err(AutodiffError::Unused { names: walk.unused.into_iter().map(|i| name(b, wrt[i])).collect() })
+        }
+        None => Ok(()),
     }
 }
 
@@ -154,6 +181,10 @@ struct Walk {
     /// For every value of the forward program, whether it depends on a wanted one.
     varies: Vec<bool>,
     gradients: Vec<Option<Gradient>>,
+    /// The places in `wrt` whose gradient is not yet complete, each with the first op that reads the value.
+    waiting: Vec<(Option<usize>, usize)>,
+    /// The places in `wrt` of values on which the loss does not depend.
+    unused: Vec<usize>,
     options: Options,
 }
 
@@ -168,7 +199,19 @@ impl Walk {
                 }
             }
         }
-        Walk { nodes: b.nodes().len(), gradients: vec![None; varies.len()], varies, options }
+        let mut first_reader = HashMap::new();
+        for (number, node) in b.nodes().iter().enumerate().rev() {
+            first_reader.extend(node.operands.iter().map(|&operand| (operand, number)));
+        }
+        let waiting = wrt.iter().enumerate().map(|(i, value)| (first_reader.get(value).copied(), i));
+        Walk {
+            nodes: b.nodes().len(),
+            gradients: vec![None; varies.len()],
+            waiting: waiting.collect(),
+            unused: Vec::new(),
+            varies,
+            options,
+        }
     }
 
     fn visit(&mut self, b: &mut Builder, number: usize) -> Result<(), AutodiffError> {
@@ -225,20 +268,23 @@ impl Walk {
         self.gradients[value.index()] = Some(Gradient::Value(sum));
     }
 
-    fn collect(&mut self, b: &mut Builder, wrt: &[ValueId]) -> Result<Vec<ValueId>, AutodiffError> {
-        let mut found = Vec::with_capacity(wrt.len());
-        let mut names = Vec::new();
-        for &value in wrt {
-            match self.gradients[value.index()].take() {
-                Some(gradient) => {
-                    let gradient = gradient.value(b, value);
-                    self.gradients[value.index()] = Some(Gradient::Value(gradient));
-                    found.push(gradient);
-                }
-                None => names.push(name(b, value)),
+    /// Hands a complete gradient over.
+    fn hand_over(
+        &mut self,
+        b: &mut Builder,
+        i: usize,
+        wrt: &[ValueId],
+        ready: &mut dyn FnMut(&mut Builder, usize, ValueId),
+    ) {
+        let value = wrt[i];
+        match self.gradients[value.index()].take() {
+            Some(gradient) => {
+                let gradient = gradient.value(b, value);
+                self.gradients[value.index()] = Some(Gradient::Value(gradient));
+                ready(b, i, gradient);
             }
+            None => self.unused.push(i),
         }
-        if names.is_empty() { Ok(found) } else { Err(AutodiffError::Unused { names }) }
     }
 }
 
