@@ -3,7 +3,7 @@
 //! [`gradients`] takes a builder that holds a forward program and appends the ops that compute the
 //! gradients of a scalar loss. The walk goes over the ops once, backwards, and visits only those that lie on
 //! a way from a wanted value to the loss, so what is frozen costs nothing. What each op gives is the
-//! [rule table](rules)'s matter.
+//! rule table's matter.
 //!
 //! A gradient has exactly the type of its value: that of a bf16 value is bf16. Only values of float types
 //! have gradients; indices, positions, masks and counters carry none. Where a value is read several times,
@@ -14,7 +14,10 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use finetune_plugin_api::program::{Builder, DType, Node, ProgramError, TensorType, ValueId};
+use std::collections::HashMap;
+
+use finetune_plugin_api::program::lower::ATTENTION_LSE;
+use finetune_plugin_api::program::{Builder, DType, NativeOps, Node, Op, ProgramError, TensorType, ValueId};
 
 use gradient::Gradient;
 use rules::Rule;
@@ -25,6 +28,15 @@ pub struct Options {
     /// Whether attention gives its log-sum-exp at no cost. If so, it is switched on in the forward ops whose
     /// gradient is wanted and read there; if not, the gradient computes it again.
     pub attention_lse: bool,
+}
+
+impl Options {
+    /// Those for a device with these native ops. Where attention is not native its decomposition gives the
+    /// log-sum-exp, too.
+    pub fn for_device(native: &NativeOps) -> Options {
+        let has = |name: &str| native.names().any(|known| known == name);
+        Options { attention_lse: has(ATTENTION_LSE) || !has(Op::Attention.name()) }
+    }
 }
 
 /// Why there are no gradients.
@@ -74,18 +86,43 @@ pub fn gradients(
     wrt: &[ValueId],
     options: Options,
 ) -> Result<Vec<ValueId>, AutodiffError> {
+    let mut found = vec![loss; wrt.len()];
+    gradients_as_ready(b, loss, wrt, options, &mut |_, i, gradient| found[i] = gradient)?;
+    Ok(found)
+}
+
+/// [`gradients`], each handed to `ready` with its place in `wrt` as soon as it is complete. What `ready` appends
+/// then stands right behind the gradient, which need not be kept until all others are there.
+pub fn gradients_as_ready(
+    b: &mut Builder,
+    loss: ValueId,
+    wrt: &[ValueId],
+    options: Options,
+    ready: &mut dyn FnMut(&mut Builder, usize, ValueId),
+) -> Result<(), AutodiffError> {
     check(b, loss, wrt)?;
     let forward_place = b.place_of(b.nodes().len()).to_owned();
     let mut walk = Walk::new(b, wrt, options);
     walk.gradients[loss.index()] = Some(Gradient::One);
     for number in (0..walk.nodes).rev() {
         walk.visit(b, number)?;
+        // Going backwards, the first op that reads a value is the last that adds to its gradient.
+        let complete: Vec<_> = walk.waiting.extract_if(.., |(first, _)| *first == Some(number)).collect();
+        for (_, i) in complete {
+            walk.hand_over(b, i, wrt, ready);
+        }
     }
-    let found = walk.collect(b, wrt);
+    for (_, i) in std::mem::take(&mut walk.waiting) {
+        walk.hand_over(b, i, wrt, ready);
+    }
     b.set_place(forward_place);
     match b.error() {
         Some(error) => Err(error.clone().into()),
-        None => found,
+        None if !walk.unused.is_empty() => {
+            walk.unused.sort_unstable();
+            Err(AutodiffError::Unused { names: walk.unused.into_iter().map(|i| name(b, wrt[i])).collect() })
+        }
+        None => Ok(()),
     }
 }
 
@@ -144,6 +181,10 @@ struct Walk {
     /// For every value of the forward program, whether it depends on a wanted one.
     varies: Vec<bool>,
     gradients: Vec<Option<Gradient>>,
+    /// The places in `wrt` whose gradient is not yet complete, each with the first op that reads the value.
+    waiting: Vec<(Option<usize>, usize)>,
+    /// The places in `wrt` of values on which the loss does not depend.
+    unused: Vec<usize>,
     options: Options,
 }
 
@@ -158,7 +199,19 @@ impl Walk {
                 }
             }
         }
-        Walk { nodes: b.nodes().len(), gradients: vec![None; varies.len()], varies, options }
+        let mut first_reader = HashMap::new();
+        for (number, node) in b.nodes().iter().enumerate().rev() {
+            first_reader.extend(node.operands.iter().map(|&operand| (operand, number)));
+        }
+        let waiting = wrt.iter().enumerate().map(|(i, value)| (first_reader.get(value).copied(), i));
+        Walk {
+            nodes: b.nodes().len(),
+            gradients: vec![None; varies.len()],
+            waiting: waiting.collect(),
+            unused: Vec::new(),
+            varies,
+            options,
+        }
     }
 
     fn visit(&mut self, b: &mut Builder, number: usize) -> Result<(), AutodiffError> {
@@ -180,6 +233,8 @@ impl Walk {
             "" => format!("gradient of op {number}"),
             place => format!("gradient of {place}"),
         });
+        let upstream = upstream.written(b, node.results[0]);
+        self.gradients[node.results[0].index()] = Some(upstream.clone());
         let lse = rules::attention::lse(b, number, &node, self.options);
         let site = Site { node: &node, needs: &needs, upstream, lse };
         match rules::rule(node.op) {
@@ -213,16 +268,23 @@ impl Walk {
         self.gradients[value.index()] = Some(Gradient::Value(sum));
     }
 
-    fn collect(&self, b: &mut Builder, wrt: &[ValueId]) -> Result<Vec<ValueId>, AutodiffError> {
-        let mut found = Vec::with_capacity(wrt.len());
-        let mut names = Vec::new();
-        for &value in wrt {
-            match &self.gradients[value.index()] {
-                Some(gradient) => found.push(gradient.clone().value(b, value)),
-                None => names.push(name(b, value)),
+    /// Hands a complete gradient over.
+    fn hand_over(
+        &mut self,
+        b: &mut Builder,
+        i: usize,
+        wrt: &[ValueId],
+        ready: &mut dyn FnMut(&mut Builder, usize, ValueId),
+    ) {
+        let value = wrt[i];
+        match self.gradients[value.index()].take() {
+            Some(gradient) => {
+                let gradient = gradient.value(b, value);
+                self.gradients[value.index()] = Some(Gradient::Value(gradient));
+                ready(b, i, gradient);
             }
+            None => self.unused.push(i),
         }
-        if names.is_empty() { Ok(found) } else { Err(AutodiffError::Unused { names }) }
     }
 }
 

@@ -9,8 +9,8 @@ pub enum Gradient {
     One,
     /// This value.
     Value(ValueId),
-    /// These blocks, which do not overlap, and zeros around them. Not yet written, as the blocks of all slices
-    /// of a value together often are the whole: a joint projection of queries, keys and values, say.
+    /// The sum of these blocks, each with zeros around it. Not yet written, as the blocks of all slices of a
+    /// value together often are the whole: a joint projection of queries, keys and values, say.
     Blocks(Vec<Block>),
 }
 
@@ -23,16 +23,6 @@ pub struct Block {
     pub value: ValueId,
 }
 
-impl Block {
-    /// Whether two blocks have an element in common.
-    fn overlaps(&self, other: &Block, b: &Builder) -> bool {
-        let (mine, theirs) = (b.shape(self.value), b.shape(other.value));
-        (0..mine.len()).all(|dim| {
-            self.start[dim] < other.start[dim] + theirs[dim] && other.start[dim] < self.start[dim] + mine[dim]
-        })
-    }
-}
-
 impl Gradient {
     /// It as a value of the type of `of`.
     pub fn value(self, b: &mut Builder, of: ValueId) -> ValueId {
@@ -43,11 +33,19 @@ impl Gradient {
         }
     }
 
+    /// Blocks as one value, so that they are joined only once however often they are read.
+    pub fn written(self, b: &mut Builder, of: ValueId) -> Gradient {
+        match self {
+            Gradient::Blocks(blocks) => Gradient::Value(join(b, of, blocks)),
+            known => known,
+        }
+    }
+
     /// The gradient so far of the value `of` plus one block.
     pub fn with_block(b: &mut Builder, of: ValueId, so_far: Option<Gradient>, block: Block) -> Gradient {
         match so_far {
             None => Gradient::Blocks(vec![block]),
-            Some(Gradient::Blocks(mut blocks)) if !blocks.iter().any(|known| known.overlaps(&block, b)) => {
+            Some(Gradient::Blocks(mut blocks)) => {
                 blocks.push(block);
                 Gradient::Blocks(blocks)
             }

@@ -2,5 +2,6 @@
 
 mod differences;
 mod goldens;
+mod models;
 mod rules;
 mod walk;

@@ -4,6 +4,8 @@ use finetune_plugin_api::program::{
     Attrs, Builder, DType, Op, Program, ProgramError, Role, TensorType, ValueId,
 };
 
+use crate::autodiff::{AutodiffError, Options, gradients_as_ready};
+
 /// Names of the state that a step's programs share. A trained tensor's own state has its plain name; `#`
 /// stands in no tensor's name, so none can be taken for another.
 pub mod state {
@@ -88,13 +90,21 @@ impl AdamW {
     }
 }
 
-/// Ends an accumulate program: adds the loss sum f32[] of a micro-batch and the gradient of each named tensor
-/// to the state that [`apply_program`] reads and resets.
-pub fn accumulate(b: &mut Builder, loss_sum: ValueId, gradients: &[(&str, ValueId)]) {
+/// Ends an accumulate program: adds the loss sum f32[] of a micro-batch and its gradient with respect to each
+/// named tensor to the state that [`apply_program`] reads and resets. Each gradient is added as soon as it is
+/// there, so that they are never all in memory beside their sums.
+pub fn accumulate(
+    b: &mut Builder,
+    loss_sum: ValueId,
+    trained: &[(String, ValueId)],
+    options: Options,
+) -> Result<(), AutodiffError> {
+    let wrt: Vec<ValueId> = trained.iter().map(|(_, value)| *value).collect();
+    gradients_as_ready(b, loss_sum, &wrt, options, &mut |b, i, gradient| {
+        add_to(b, &state::gradient(&trained[i].0), gradient);
+    })?;
     add_to(b, state::LOSS_SUM, loss_sum);
-    for (name, gradient) in gradients {
-        add_to(b, &state::gradient(name), *gradient);
-    }
+    b.error().map_or(Ok(()), |error| Err(error.clone().into()))
 }
 
 fn add_to(b: &mut Builder, name: &str, value: ValueId) {

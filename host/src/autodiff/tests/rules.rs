@@ -129,7 +129,8 @@ fn moves_of_elements() {
 #[test]
 fn several_slices_of_one_value() {
     let mut random = Random::new(16);
-    let cuts: [&[([usize; 2], [usize; 2])]; 5] = [
+    let cuts: [&[([usize; 2], [usize; 2])]; 6] = [
+        &[([0, 0], [3, 3]), ([0, 2], [3, 1])],
         &[([0, 2], [3, 2]), ([0, 0], [3, 2])],
         &[([2, 0], [1, 4]), ([0, 0], [2, 4])],
         &[([0, 0], [3, 1]), ([0, 3], [3, 1])],

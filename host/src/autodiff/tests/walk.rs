@@ -128,6 +128,24 @@ fn slices_that_make_up_the_whole_are_joined() {
     assert_eq!(moves(&[(0, 4), (2, 4)], false), [Op::Pad, Op::Pad, Op::Add]);
 }
 
+/// However many read the joined gradient, it is joined once: by a rule that reads it twice, for a sum, and as
+/// a result.
+#[test]
+fn slices_are_joined_only_once() {
+    let mut b = Builder::new();
+    let x = b.state("x", f32s(&[4, 6]));
+    let weight = b.param("weight", f32s(&[6]));
+    let bias = b.state("bias", TensorType::new(DType::Bf16, &[6]));
+    let y = b.apply(Op::LayerNorm, &[x, weight, bias], Attrs::none().float("eps", 1e-5));
+    let (left, right) = (b.slice(y, &[0, 0], &[4, 2]), b.slice(y, &[0, 2], &[4, 4]));
+    let (left, right) = (b.sum_squares(left), b.sum_squares(right));
+    let loss = b.add(left, right);
+    let before = b.nodes().len();
+    let found = gradients(&mut b, loss, &[x, bias, y, y], Options::default()).unwrap();
+    assert_eq!(found[2], found[3]);
+    assert_eq!(b.nodes()[before..].iter().filter(|node| node.op == Op::Concat).count(), 1);
+}
+
 /// A tied embedding's rows are added to the head's gradient where it lies, not to a table of zeros.
 #[test]
 fn a_tied_embedding_needs_no_second_table() {

@@ -151,45 +151,72 @@ fn updates_are_those_of_torch() {
     assert_eq!(seen, 3);
 }
 
+/// loss = sum (x w)^2 + sum n^2 with n in bf16 between.
+fn accumulating() -> Program {
+    let mut b = Builder::new();
+    let ty = TensorType::new(DType::F32, &[2]);
+    let x = b.input("x", ty.clone());
+    let (w, n) = (b.state("w", ty.clone()), b.state("n", ty.with_dtype(DType::Bf16)));
+    let product = b.mul(x, w);
+    let (first, second) = (b.sum_squares(product), b.sum_squares(n));
+    let loss = b.add(first, second);
+    accumulate(&mut b, loss, &[("w".into(), w), ("n".into(), n)], Options::default()).unwrap();
+    b.finish().unwrap()
+}
+
 /// Two micro-batches give the sums of both; a gradient in bf16 is added in f32.
 #[test]
 fn micro_batches_add_up() {
-    let mut b = Builder::new();
-    let x = b.input("x", TensorType::new(DType::F32, &[2]));
-    let narrow = b.cast(x, DType::Bf16);
-    let loss = b.sum_squares(x);
-    accumulate(&mut b, loss, &[("w", x), ("n", narrow)]);
-    let program = b.finish().unwrap();
-    let mut args = vec![("x".to_string(), Tensor::float(DType::F32, &[2], vec![1.0, 2.0]).unwrap())];
-    for (name, shape) in [(state::LOSS_SUM, &[][..]), ("w#grad", &[2]), ("n#grad", &[2])] {
-        args.push((name.into(), Tensor::zeros(&TensorType::new(DType::F32, shape)).unwrap()));
-    }
+    let program = accumulating();
+    let of = |dtype: DType, values: &[f64]| Tensor::float(dtype, &[values.len()], values.to_vec()).unwrap();
+    let mut args: Vec<(String, Tensor)> = vec![
+        ("x".into(), of(DType::F32, &[1.0, 2.0])),
+        ("w".into(), of(DType::F32, &[3.0, -1.0])),
+        ("n".into(), of(DType::Bf16, &[0.5, 2.0])),
+        ("w#grad".into(), of(DType::F32, &[0.0; 2])),
+        ("n#grad".into(), of(DType::F32, &[0.0; 2])),
+        (state::LOSS_SUM.into(), scalar(0.0)),
+    ];
     for round in 1..=2 {
         let outcome = run_named(&program, &args, Rounding::Storage).unwrap();
         for (name, tensor) in &mut args[1..] {
             *tensor = outcome.state(&program, name).unwrap().clone();
         }
         let times = f64::from(round);
-        assert_eq!(args[1].1.floats(), [5.0 * times]);
-        assert_eq!(args[2].1.floats(), [times, 2.0 * times]);
-        assert_eq!(args[3].1.floats(), [times, 2.0 * times]);
+        assert_eq!(args[3].1.floats(), [6.0 * times, -8.0 * times]);
+        assert_eq!(args[4].1.floats(), [times, 4.0 * times]);
+        assert_eq!(args[5].1.floats(), [17.25 * times]);
     }
+}
+
+/// A gradient is added to its sum before the next is computed, or all would be in memory at the same time.
+#[test]
+fn a_gradient_is_added_as_soon_as_it_is_there() {
+    let mut b = Builder::new();
+    let ty = TensorType::new(DType::F32, &[4, 4]);
+    let mut h = b.input("x", ty.clone());
+    let trained: Vec<_> = (0..3).map(|i| (format!("w{i}"), b.state(&format!("w{i}"), ty.clone()))).collect();
+    for (_, w) in &trained {
+        h = b.matmul(h, *w, false, false);
+    }
+    let loss = b.sum_squares(h);
+    let before = b.nodes().len();
+    accumulate(&mut b, loss, &trained, Options::default()).unwrap();
+    let ops = b.nodes()[before..].iter().map(|node| node.op);
+    let ops: Vec<Op> = ops.filter(|op| matches!(op, Op::Matmul | Op::Add)).collect();
+    let step = [Op::Matmul, Op::Matmul, Op::Add];
+    // The first tensor reads the batch, which has no gradient; the last sum is the loss's.
+    assert_eq!(ops, [&step[..], &step, &[Op::Matmul, Op::Add], &[Op::Add]].concat());
 }
 
 /// The accumulate program and the apply program find the same state under the same names and types.
 #[test]
 fn both_programs_share_their_state() {
-    let trainables = [("a", &[2, 3][..]), ("b", &[4])];
-    let mut b = Builder::new();
-    let loss = b.input("loss", TensorType::scalar(DType::F32));
-    let gradients = trainables
-        .map(|(name, shape)| (name, b.input(&format!("d{name}"), TensorType::new(DType::Bf16, shape))));
-    accumulate(&mut b, loss, &gradients);
-    let first = b.finish().unwrap();
-    let trainables = trainables.map(|(name, shape)| Trainable { name: name.into(), shape: shape.to_vec() });
+    let first = accumulating();
+    let trainables = ["w", "n"].map(|name| Trainable { name: name.into(), shape: vec![2] });
     let second = apply_program(&trainables, &AdamW::default()).unwrap();
     let mut shared = 0;
-    for arg in first.args().iter().filter(|arg| arg.role == Role::State) {
+    for arg in first.args().iter().filter(|arg| arg.name.contains('#')) {
         let other = second.arg(&arg.name).unwrap();
         assert_eq!((other.role, second.ty(other.value)), (Role::State, first.ty(arg.value)));
         assert!(second.updates().iter().any(|update| update.state == other.value), "{} is reset", arg.name);
