@@ -25,6 +25,8 @@ use finetune_plugin_api::plan::Term;
 use finetune_plugin_api::program::{Attrs, Op};
 use rayon::prelude::*;
 
+pub use movement::copy;
+
 use crate::storage::{Dst, Src};
 
 /// One op with its operands and results as they lie in memory.
