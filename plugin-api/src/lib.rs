@@ -6,6 +6,7 @@
 //! - [`plan`]: where the values of a program live; for back ends, and for the host to know the memory in
 //!   advance.
 //! - [`abi`]: the boundary underneath.
+//! - [`reference`]: a slow, obvious interpreter in f64: what every op means.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
@@ -13,3 +14,4 @@ pub mod abi;
 pub mod export;
 pub mod plan;
 pub mod program;
+pub mod reference;

@@ -240,7 +240,7 @@ pub(crate) fn check(op: Op, types: &[TensorType], attrs: &Attrs) -> Result<(Attr
 }
 
 /// Renumbers the values so that the arguments are `%0`, `%1`, ... and the results follow in order.
-fn arguments_first(mut program: Program) -> Program {
+pub(super) fn arguments_first(mut program: Program) -> Program {
     let mut renumbered = vec![NOWHERE; program.types.len()];
     let defined = program.args.iter().map(|arg| arg.value);
     let defined = defined.chain(program.nodes.iter().flat_map(|node| node.results.iter().copied()));
