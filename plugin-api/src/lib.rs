@@ -6,6 +6,7 @@
 //! - [`plan`]: where the values of a program live; for back ends, and for the host to know the memory in
 //!   advance.
 //! - [`abi`]: the boundary underneath.
+//! - [`conformance`]: the cases that every plugin must pass.
 //! - [`reference`]: a slow, obvious interpreter in f64: what every op means.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
@@ -13,5 +14,6 @@
 pub mod abi;
 pub mod export;
 pub mod plan;
+pub mod conformance;
 pub mod program;
 pub mod reference;

@@ -16,6 +16,7 @@ mod builder;
 mod error;
 pub mod lower;
 pub mod ops;
+pub mod page;
 pub mod table;
 pub mod text;
 mod types;
