@@ -1,12 +1,3 @@
-<<<<<<< HEAD
-//! Programs to programs, on their way to a device.
-
-use finetune_plugin_api::program::{NativeOps, Program, ProgramError, lower};
-
-/// A program as a device takes it that has these composite ops natively.
-pub fn for_device(program: &Program, ops: &NativeOps) -> Result<Program, ProgramError> {
-    lower(program, &|node| ops.has(node))
-=======
 //! Program to program: what is done to a finished program before a device compiles it.
 
 use finetune_plugin_api::program::{NativeOps, Program, ProgramError, lower};
@@ -52,5 +43,4 @@ mod tests {
         let program = attention(&NativeOps::none());
         assert!(program.nodes().iter().all(|node| node.op.def().class == Class::Core));
     }
->>>>>>> autodiff
 }
