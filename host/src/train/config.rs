@@ -5,7 +5,7 @@
 //! defaults fill what neither says ([`Settings::complete`]), and [`Settings::resolve`] checks every value.
 //! A relative path, also one in a file, is relative to the working directory.
 
-mod complete;
+pub mod complete;
 mod error;
 mod file;
 mod merge;
