@@ -1,9 +1,12 @@
 //! The `finetune` host: loads compute back ends as plugins and routes one training loop through the best.
 
 pub mod adapters;
+pub mod autodiff;
 pub mod cli;
 pub mod data;
 pub mod models;
+pub mod optim;
 pub mod precision;
 pub mod train;
+pub mod transform;
 pub mod weights;

@@ -17,6 +17,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+pub use crate::optim::ScheduleKind;
+
 pub use error::ConfigError;
 
 /// The groups in which help shows the flags.
@@ -39,18 +41,6 @@ pub enum Method {
     Full,
     /// LoRA adapters beside the frozen model.
     Lora,
-}
-
-/// How the learning rate goes on after the warmup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleKind {
-    /// Stays.
-    Constant,
-    /// Falls evenly to zero.
-    Linear,
-    /// Falls to zero along half a cosine.
-    Cosine,
 }
 
 /// A precision, or the device's own best.

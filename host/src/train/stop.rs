@@ -1,9 +1,7 @@
-//! A way to ask a run to end early.
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Asks a run to finish the step it is in, save and end. Clones are one flag; it is never unset.
+/// Asks a run to stop after its current step. Clones are the same flag.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag(Arc<AtomicBool>);
 
@@ -13,13 +11,13 @@ impl StopFlag {
         StopFlag::default()
     }
 
-    /// Sets it.
+    /// Asks to stop.
     pub fn stop(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it was set.
+    /// Whether it was asked.
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::SeqCst)
     }
 }

@@ -14,6 +14,7 @@
 mod attrs;
 mod builder;
 mod error;
+pub mod lower;
 pub mod ops;
 pub mod table;
 pub mod text;
@@ -22,6 +23,7 @@ mod types;
 pub use attrs::{AttrDef, AttrKind, AttrValue, Attrs, Default};
 pub use builder::Builder;
 pub use error::ProgramError;
+pub use lower::{NativeOps, lower};
 pub use table::{Class, Op, OpDef, Slot};
 pub use types::{DType, MAX_RANK, TensorType};
 

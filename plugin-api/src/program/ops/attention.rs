@@ -13,6 +13,9 @@ use crate::program::types::{DType, TensorType};
 /// Takes the place of a hidden score: finite, so that no row ever becomes inf - inf.
 const HIDDEN: f64 = -1e30;
 
+/// The longest window and the most keys.
+const LONGEST: usize = 1 << 30;
+
 /// Sizes of one attention.
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -44,6 +47,11 @@ fn inputs(types: &[TensorType], attrs: &Attrs) -> Result<Sizes, String> {
     expect(&types[4], DType::U32, &[sizes.batch], "valid")?;
     if attrs.get_bool("segments") {
         expect(&types[5], DType::U32, &[sizes.batch, sizes.keys], "segments")?;
+    }
+    // Positions are u32 and their sums must not wrap.
+    let (window, keys) = (attrs.get_int("window"), sizes.keys);
+    if window > LONGEST || keys > LONGEST || sizes.batch.saturating_mul(keys) > u32::MAX as usize {
+        return Err(format!("window {window}, {keys} keys: expected at most {LONGEST} of each"));
     }
     Ok(sizes)
 }

@@ -60,7 +60,10 @@ pub(crate) fn decompose_dropout(b: &mut Builder, operands: &[ValueId], attrs: &A
     let bits = b.apply(Op::RandomBits, &operands[1..5], bits_attrs);
     let threshold = b.full(f64::from(dropout_threshold(rate)), &ty.with_dtype(DType::U32));
     let keep = b.compare("ge", bits, threshold);
-    let scaled = b.scale(x, 1.0 / (1.0 - rate));
-    let zero = b.full(0.0, &ty);
-    vec![b.select(keep, scaled, zero)]
+    // In f32: 1/(1 - rate) rounded to a shorter type would be another factor.
+    let wide = b.cast(x, DType::F32);
+    let scaled = b.scale(wide, 1.0 / (1.0 - rate));
+    let zero = b.full_like(0.0, scaled);
+    let kept = b.select(keep, scaled, zero);
+    vec![b.cast(kept, ty.dtype)]
 }

@@ -60,12 +60,14 @@ impl Parser {
                     line.expect('=')?;
                     let value = self.value(&mut line)?;
                     self.builder.update(state, value);
+                    self.rule_kept()?;
                 }
                 "output" => {
                     let name = line.quoted()?;
                     line.expect('=')?;
                     let value = self.value(&mut line)?;
                     self.builder.output(&name, value);
+                    self.rule_kept()?;
                 }
                 "end" => self.ended = true,
                 other => {
@@ -73,7 +75,12 @@ impl Parser {
                 }
             }
         }
-        line.end()?;
+        line.end()
+    }
+
+    /// The builder's complaint about what was just added. Asked before the rest of the line is read: that
+    /// the types behind an op which cannot be applied look wrong as well is no news.
+    fn rule_kept(&self) -> Result<(), String> {
         match self.builder.error() {
             None => Ok(()),
             Some(ProgramError::Op { op, message, .. }) => Err(format!("{op}: {message}")),
@@ -126,7 +133,7 @@ impl Parser {
         line.expect(':')?;
         let ty = tensor_type(line)?;
         self.builder.arg(role, &name, ty);
-        Ok(())
+        self.rule_kept()
     }
 
     fn op(&mut self, word: &str, count: usize, line: &mut Line<'_>) -> Result<(), String> {
@@ -146,9 +153,7 @@ impl Parser {
         }
         let attrs = if line.take('{') { attributes(op, line)? } else { Attrs::none() };
         let results = self.builder.push(op, &operands, attrs);
-        if self.builder.error().is_some() {
-            return Ok(());
-        }
+        self.rule_kept()?;
         if results.len() != count {
             return Err(format!("{word} defines {} values, not {count}", results.len()));
         }

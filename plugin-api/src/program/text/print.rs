@@ -41,8 +41,10 @@ fn print_attrs(node: &Node) -> String {
         .attrs
         .iter()
         .zip(defs)
-        .filter(|((_, value), def)| def.default_value().as_ref() != Some(value))
-        .map(|((name, value), _)| format!("{name} = {value}"))
+        .map(|((name, value), def)| (name, value.to_string(), def))
+        // As text, for -0.0 and 0.0 are equal as numbers.
+        .filter(|(_, value, def)| def.default_value().is_none_or(|default| default.to_string() != *value))
+        .map(|(name, value, _)| format!("{name} = {value}"))
         .collect();
     if shown.is_empty() { String::new() } else { format!(" {{{}}}", shown.join(", ")) }
 }

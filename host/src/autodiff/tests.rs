@@ -1,0 +1,6 @@
+//! Gradients against finite differences, against goldens, and the shape of the programs that the walk writes.
+
+mod differences;
+mod goldens;
+mod rules;
+mod walk;
