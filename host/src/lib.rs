@@ -6,6 +6,7 @@ pub mod cli;
 pub mod data;
 pub mod models;
 pub mod optim;
+pub mod plugins;
 pub mod precision;
 pub mod train;
 pub mod transform;

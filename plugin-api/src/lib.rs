@@ -2,9 +2,13 @@
 //!
 //! - [`program`]: the language in which the host hands work to a plugin: the op table, types, builder,
 //!   text form, validation and decompositions.
+//! - [`export`]: safe traits and one macro, with which a plugin is written.
+//! - [`abi`]: the boundary underneath.
 //! - [`reference`]: a slow, obvious interpreter in f64: what every op means.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+pub mod abi;
+pub mod export;
 pub mod program;
 pub mod reference;

@@ -11,9 +11,6 @@ use super::pace::Pace;
 use super::screen::Screen;
 use super::status::{Status, Step};
 
-/// Columns of the names at the lines' left.
-const NAMES: usize = 9;
-
 /// What a run is about, for its first lines: what no event tells.
 #[derive(Clone, Debug, Default)]
 pub struct About {
@@ -154,7 +151,7 @@ impl Human {
 
     /// A line with a name.
     fn named(&self, name: &str, text: &str) {
-        self.screen.line(&format!("{} {text}", self.screen.dim(&format!("{name:NAMES$}"))));
+        self.screen.named(name, text);
     }
 
     fn start(&mut self, start: Start) {

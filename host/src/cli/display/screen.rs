@@ -7,6 +7,9 @@ use console::{Style, Term};
 use indicatif::MultiProgress;
 use tracing_subscriber::fmt::MakeWriter;
 
+/// Columns of the names at the lines' left.
+const NAMES: usize = 9;
+
 /// Where lines for people go. Clones are one screen; lines stand above a bar, never in it.
 #[derive(Clone)]
 pub struct Screen(Arc<Inner>);
@@ -50,6 +53,11 @@ impl Screen {
     pub fn line(&self, text: &str) {
         // A reader that has gone away must not end a run that goes on.
         _ = self.write_all(format!("{text}\n").as_bytes());
+    }
+
+    /// Writes a line with a name at its left.
+    pub fn named(&self, name: &str, text: &str) {
+        self.line(&format!("{} {text}", self.dim(&format!("{name:NAMES$}"))));
     }
 
     fn write_all(&self, bytes: &[u8]) -> io::Result<()> {

@@ -1,0 +1,233 @@
+//! Reads one exported byte string out of a dynamic library without loading it: ELF, Mach-O (thin and fat), PE.
+//!
+//! The file may be anything. Every read is bounded; the file is not mapped, because one that shrinks while it
+//! is mapped would kill the process.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::ops::Range;
+
+use object::read::macho::{FatArch, MachOFatFile32, MachOFatFile64};
+use object::read::{self, NameOrOrdinal};
+use object::{Architecture, BinaryFormat, FileKind, Object, ObjectKind, ObjectSegment, ReadCache, ReadRef};
+
+/// The largest single piece that is read, such as a symbol table.
+const MAX_PIECE: u64 = 64 << 20;
+/// All that is read of one file.
+const MAX_TOTAL: u64 = 512 << 20;
+
+/// The string behind the symbol, up to its NUL and without it. Errors are ends of sentences that begin with
+/// the file's name.
+pub(super) fn exported_string(file: File, symbol: &str, max_bytes: usize) -> Result<Vec<u8>, String> {
+    let length = file.metadata().map_err(|error| format!("cannot be read: {error}"))?.len();
+    if length == 0 {
+        return Err("is empty".into());
+    }
+    let cache = ReadCache::new(file);
+    let left = Cell::new(MAX_TOTAL);
+    let data = Bounded { cache: &cache, left: &left, start: 0, length };
+    if length < 64 {
+        return Err("is no dynamic library".into());
+    }
+    match FileKind::parse(data) {
+        Ok(FileKind::MachOFat32) => {
+            let fat = MachOFatFile32::parse(data).map_err(damaged)?;
+            of_fat(data, fat.arches(), symbol, max_bytes)
+        }
+        Ok(FileKind::MachOFat64) => {
+            let fat = MachOFatFile64::parse(data).map_err(damaged)?;
+            of_fat(data, fat.arches(), symbol, max_bytes)
+        }
+        Ok(
+            FileKind::Elf32
+            | FileKind::Elf64
+            | FileKind::MachO32
+            | FileKind::MachO64
+            | FileKind::Pe32
+            | FileKind::Pe64,
+        ) => of_thin(data, symbol, max_bytes),
+        _ => Err("is no dynamic library".into()),
+    }
+}
+
+fn of_fat<'a, A: FatArch>(
+    data: Bounded<'a>,
+    arches: &[A],
+    symbol: &str,
+    max_bytes: usize,
+) -> Result<Vec<u8>, String> {
+    if !cfg!(target_os = "macos") {
+        return Err(other_system("macOS"));
+    }
+    let Some(arch) = arches.iter().find(|arch| arch.architecture() == native_architecture()) else {
+        let names: Vec<_> = arches.iter().map(|arch| architecture_name(arch.architecture())).collect();
+        return Err(other_processor(&names.join(" and ")));
+    };
+    let (start, length) = arch.file_range();
+    let part = data.part(start, length).ok_or_else(cut)?;
+    of_thin(part, symbol, max_bytes)
+}
+
+fn of_thin(data: Bounded<'_>, symbol: &str, max_bytes: usize) -> Result<Vec<u8>, String> {
+    let file = object::File::parse(data).map_err(damaged)?;
+    let system = match file.format() {
+        BinaryFormat::Elf => "Linux",
+        BinaryFormat::MachO => "macOS",
+        _ => "Windows",
+    };
+    if file.format() != native_format() {
+        return Err(other_system(system));
+    }
+    if file.architecture() != native_architecture() {
+        return Err(other_processor(&architecture_name(file.architecture())));
+    }
+    if file.kind() != ObjectKind::Dynamic {
+        return Err("is no dynamic library, but another kind of object file".into());
+    }
+    find_string(&file, data, symbol, max_bytes)
+}
+
+fn find_string<'a>(
+    file: &object::File<'a, Bounded<'a>>,
+    data: Bounded<'a>,
+    symbol: &str,
+    max_bytes: usize,
+) -> Result<Vec<u8>, String> {
+    for segment in file.segments() {
+        let (offset, size) = segment.file_range();
+        if offset.checked_add(size).is_none_or(|end| end > data.length) {
+            return Err(cut());
+        }
+    }
+    let name = if file.format() == BinaryFormat::MachO { format!("_{symbol}") } else { symbol.to_string() };
+    let mut found = None;
+    for export in file.exports().map_err(damaged)? {
+        let export = export.map_err(damaged)?;
+        if export.name() == NameOrOrdinal::Name(name.as_bytes())
+            && let read::ExportTarget::Address { address } = export.target()
+        {
+            found = Some(address);
+            break;
+        }
+    }
+    let address = found.ok_or_else(|| format!("is no finetune plugin: it exports no symbol {symbol}"))?;
+    string_at(file, data, address, max_bytes)
+        .ok_or_else(|| format!("is damaged: its symbol {symbol} leads to no NUL-terminated text in the file"))
+}
+
+fn string_at<'a>(
+    file: &object::File<'a, Bounded<'a>>,
+    data: Bounded<'a>,
+    address: u64,
+    max_bytes: usize,
+) -> Option<Vec<u8>> {
+    for segment in file.segments() {
+        let Some(inside) = address.checked_sub(segment.address()) else { continue };
+        let (offset, size) = segment.file_range();
+        let Some(left) = size.checked_sub(inside).filter(|&left| left > 0) else { continue };
+        let bytes = data.read_bytes_at(offset.checked_add(inside)?, left.min(max_bytes as u64)).ok()?;
+        let end = bytes.iter().position(|&byte| byte == 0)?;
+        return Some(bytes[..end].to_vec());
+    }
+    None
+}
+
+fn damaged(error: object::Error) -> String {
+    format!("is damaged or cut off: {error}")
+}
+
+fn cut() -> String {
+    "is cut off: it is shorter than its own headers say".into()
+}
+
+fn other_system(system: &str) -> String {
+    format!("is a library for {system}; this system needs one for {}", native_system())
+}
+
+fn other_processor(name: &str) -> String {
+    let needed = architecture_name(native_architecture());
+    format!("is a library for {name} processors; this program needs one for {needed}")
+}
+
+fn native_system() -> &'static str {
+    match native_format() {
+        BinaryFormat::MachO => "macOS",
+        BinaryFormat::Pe => "Windows",
+        _ => "Linux",
+    }
+}
+
+fn native_format() -> BinaryFormat {
+    if cfg!(target_vendor = "apple") {
+        BinaryFormat::MachO
+    } else if cfg!(windows) {
+        BinaryFormat::Pe
+    } else {
+        BinaryFormat::Elf
+    }
+}
+
+fn native_architecture() -> Architecture {
+    match std::env::consts::ARCH {
+        "x86_64" => Architecture::X86_64,
+        "aarch64" => Architecture::Aarch64,
+        "x86" => Architecture::I386,
+        "arm" => Architecture::Arm,
+        "riscv64" => Architecture::Riscv64,
+        "powerpc64" => Architecture::PowerPc64,
+        "s390x" => Architecture::S390x,
+        "loongarch64" => Architecture::LoongArch64,
+        _ => Architecture::Unknown,
+    }
+}
+
+fn architecture_name(architecture: Architecture) -> String {
+    match architecture {
+        Architecture::X86_64 => "x86-64".into(),
+        Architecture::Aarch64 => "arm64".into(),
+        Architecture::I386 => "32-bit x86".into(),
+        Architecture::Unknown => "unknown".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Part of a file, of which only so much is read.
+#[derive(Clone, Copy)]
+struct Bounded<'a> {
+    cache: &'a ReadCache<File>,
+    left: &'a Cell<u64>,
+    start: u64,
+    length: u64,
+}
+
+impl Bounded<'_> {
+    fn part(self, start: u64, length: u64) -> Option<Self> {
+        let end = start.checked_add(length)?;
+        (end <= self.length).then(|| Bounded { start: self.start + start, length, ..self })
+    }
+}
+
+impl<'a> ReadRef<'a> for Bounded<'a> {
+    fn len(self) -> Result<u64, ()> {
+        Ok(self.length)
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        let end = offset.checked_add(size).ok_or(())?;
+        if end > self.length || size > MAX_PIECE {
+            return Err(());
+        }
+        self.left.set(self.left.get().checked_sub(size).ok_or(())?);
+        self.cache.read_bytes_at(self.start + offset, size)
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        if range.start > range.end || range.end > self.length {
+            return Err(());
+        }
+        let bytes =
+            self.cache.read_bytes_at_until(self.start + range.start..self.start + range.end, delimiter)?;
+        self.left.set(self.left.get().checked_sub(bytes.len() as u64 + 1).ok_or(())?);
+        Ok(bytes)
+    }
+}

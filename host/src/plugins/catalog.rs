@@ -1,0 +1,279 @@
+//! All that was found, usable or not.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::device::Device;
+use super::discover::Folders;
+use super::error::PluginError;
+use super::manifest::{self, Manifest};
+use super::probe::{ProbeReport, ProbedDevice, probe};
+use super::rank;
+
+/// One row for every candidate file, in the order in which they were found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Catalog {
+    /// The rows.
+    pub plugins: Vec<Row>,
+    /// Where they were looked for.
+    #[serde(skip)]
+    folders: Vec<PathBuf>,
+}
+
+/// A candidate file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The file.
+    #[serde(serialize_with = "as_text")]
+    pub path: PathBuf,
+    /// The back end's name, if the manifest could be read.
+    pub name: Option<String>,
+    /// The plugin's version, likewise.
+    pub version: Option<String>,
+    /// The version of the interface that it was built against, likewise.
+    pub api: Option<String>,
+    /// Whether it can be used.
+    pub status: Status,
+    /// Why not: a sentence.
+    pub reason: Option<String>,
+    /// Its devices, if it is ready.
+    pub devices: Vec<DeviceRow>,
+    #[serde(skip)]
+    manifest: Option<Manifest>,
+}
+
+/// Whether a plugin can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It has devices.
+    Ready,
+    /// It works, but there is nothing here for it to drive.
+    Unavailable,
+    /// It cannot or may not be loaded.
+    Refused,
+}
+
+/// A device of a plugin that is ready.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeviceRow {
+    /// As the plugin describes it.
+    #[serde(flatten)]
+    pub device: ProbedDevice,
+    /// Its measured speed, if it was measured.
+    pub score: Option<f64>,
+    /// Its place among all devices, from 1.
+    pub rank: usize,
+}
+
+/// A device that was chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The plugin's file.
+    pub path: PathBuf,
+    /// What the plugin says about itself.
+    pub manifest: Manifest,
+    /// The device.
+    pub device: ProbedDevice,
+}
+
+impl Catalog {
+    /// Looks at every candidate. A bad one costs a row, never the call.
+    ///
+    /// # Errors
+    /// A folder that someone named cannot be read.
+    pub fn build(folders: &Folders) -> Result<Catalog, PluginError> {
+        let mut plugins: Vec<Row> = folders.candidates()?.into_iter().map(examine).collect();
+        refuse_duplicates(&mut plugins);
+        rank_devices(&mut plugins);
+        Ok(Catalog { plugins, folders: folders.paths().map(Path::to_path_buf).collect() })
+    }
+
+    /// Picks a device: `auto` is the one that ranks first, `NAME` the best of that back end, `NAME:DEVICE` the
+    /// one with that number.
+    ///
+    /// # Errors
+    /// There is none such; the sentence says what there is instead.
+    pub fn choose(&self, backend: &str) -> Result<Choice, PluginError> {
+        let (name, index) = match backend.split_once(':') {
+            Some((name, index)) => (name, Some(index)),
+            None => (backend, None),
+        };
+        let ready = || self.plugins.iter().filter(|row| row.status == Status::Ready);
+        let devices = |row: &'_ Row| row.devices.clone();
+        let best = |rows: &mut dyn Iterator<Item = &Row>| {
+            rows.flat_map(|row| devices(row).into_iter().map(move |device| (row.clone(), device)))
+                .min_by_key(|(_, device)| device.rank)
+        };
+        let (row, device) = match (name, index) {
+            ("auto", None) => best(&mut ready()).ok_or_else(|| self.nothing_usable())?,
+            ("auto", Some(_)) => {
+                return Err(no_such(format!(
+                    "{backend:?}: a device number needs the name of a back end before it"
+                )));
+            }
+            (name, index) => {
+                let row = ready()
+                    .find(|row| row.name.as_deref() == Some(name))
+                    .ok_or_else(|| self.not_usable(name))?;
+                let device = match index {
+                    None => best(&mut std::iter::once(row)).map(|(_, device)| device),
+                    Some(index) => {
+                        row.devices.iter().find(|row| row.device.index.to_string() == index).cloned()
+                    }
+                };
+                (row.clone(), device.ok_or_else(|| no_such_device(row, backend))?)
+            }
+        };
+        let manifest = row.manifest.expect("a plugin that is ready has a manifest");
+        Ok(Choice { path: row.path, manifest, device: device.device })
+    }
+
+    /// Says why there is nothing to list or to choose, and where plugins belong.
+    pub fn nothing_usable(&self) -> PluginError {
+        let folders: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
+        let searched = match folders.as_slice() {
+            [] => "no folder was searched".to_string(),
+            folders => format!("searched: {}", folders.join(", ")),
+        };
+        PluginError::NothingUsable(match self.plugins.as_slice() {
+            [] => format!(
+                "no plugin was found ({searched}); put one into such a folder, or name a folder with --plugins DIR"
+            ),
+            rows => {
+                let rows: Vec<String> = rows.iter().map(|row| format!("\n  {}", row.explanation())).collect();
+                format!("no plugin can be used ({searched}):{}", rows.concat())
+            }
+        })
+    }
+
+    fn not_usable(&self, name: &str) -> PluginError {
+        let same_name: Vec<String> = self
+            .plugins
+            .iter()
+            .filter(|row| row.name.as_deref() == Some(name))
+            .map(|row| format!("back end {name} cannot be used: {}", row.explanation()))
+            .collect();
+        if !same_name.is_empty() {
+            return no_such(same_name.join("; "));
+        }
+        let ready = self.plugins.iter().filter(|row| row.status == Status::Ready);
+        let names: Vec<&str> = ready.filter_map(|row| row.name.as_deref()).collect();
+        match names.as_slice() {
+            [] => match self.nothing_usable() {
+                PluginError::NothingUsable(rest) => no_such(format!("there is no back end {name:?}: {rest}")),
+                other => other,
+            },
+            names => no_such(format!("there is no back end {name:?}; there are: {}", names.join(", "))),
+        }
+    }
+}
+
+impl Row {
+    /// The file and the reason in one sentence.
+    pub fn explanation(&self) -> String {
+        let path = self.path.display();
+        match (self.status, &self.reason) {
+            (Status::Refused, Some(reason)) => format!("{path} {reason}"),
+            (_, Some(reason)) => format!("{path}: {reason}"),
+            (_, None) => format!("{path} is ready"),
+        }
+    }
+}
+
+impl Choice {
+    /// Opens the device. `options` go to the plugin as they are.
+    ///
+    /// # Errors
+    /// The library cannot be loaded any more, or the plugin cannot open the device.
+    pub fn open(&self, options: &serde_json::Map<String, serde_json::Value>) -> Result<Device, PluginError> {
+        Device::open(&self.path, &self.manifest, self.device.index, options)
+    }
+}
+
+fn examine(path: PathBuf) -> Row {
+    let mut row = Row {
+        path,
+        name: None,
+        version: None,
+        api: None,
+        status: Status::Refused,
+        reason: None,
+        devices: Vec::new(),
+        manifest: None,
+    };
+    let manifest = match manifest::read(&row.path) {
+        Ok(manifest) => manifest,
+        Err(reason) => return Row { reason: Some(reason), ..row },
+    };
+    row.name = Some(manifest.name.clone());
+    row.version = Some(manifest.version.clone());
+    row.api = Some(manifest.api.clone());
+    row.manifest = Some(manifest.clone());
+    if let Err(reason) = manifest::check_api(&manifest.api) {
+        return Row { reason: Some(reason), ..row };
+    }
+    match probe(&row.path, &manifest) {
+        ProbeReport::Ready { devices } => {
+            row.status = Status::Ready;
+            row.devices =
+                devices.into_iter().map(|device| DeviceRow { device, score: None, rank: 0 }).collect();
+        }
+        ProbeReport::Unavailable { reason } => {
+            row.status = Status::Unavailable;
+            row.reason = Some(reason);
+        }
+        ProbeReport::Refused { reason } => row.reason = Some(reason),
+    }
+    tracing::debug!("{}", row.explanation());
+    row
+}
+
+/// Of several plugins of one name that work, the first one found is used.
+fn refuse_duplicates(rows: &mut [Row]) {
+    for i in 0..rows.len() {
+        let (earlier, rest) = rows.split_at_mut(i);
+        let row = &mut rest[0];
+        let winner = earlier.iter().find(|winner| {
+            row.status == Status::Ready && winner.status == Status::Ready && winner.name == row.name
+        });
+        if let Some(winner) = winner {
+            let name = row.name.as_deref().unwrap_or_default();
+            row.reason =
+                Some(format!("has the name {name}, as has {}, which comes first", winner.path.display()));
+            row.status = Status::Refused;
+            row.devices.clear();
+        }
+    }
+}
+
+fn rank_devices(rows: &mut [Row]) {
+    let mut order: Vec<(usize, usize)> = Vec::new();
+    for (row, plugin) in rows.iter().enumerate() {
+        order.extend((0..plugin.devices.len()).map(|device| (row, device)));
+    }
+    let candidate = |&(row, device): &(usize, usize)| rank::Candidate {
+        plugin: rows[row].name.as_deref().unwrap_or_default(),
+        device: &rows[row].devices[device].device,
+    };
+    order.sort_by(|a, b| rank::compare(&candidate(a), &candidate(b)));
+    for (rank, (row, device)) in order.into_iter().enumerate() {
+        rows[row].devices[device].rank = rank + 1;
+    }
+}
+
+fn no_such(message: String) -> PluginError {
+    PluginError::NoSuchBackend(message)
+}
+
+fn no_such_device(row: &Row, backend: &str) -> PluginError {
+    let name = row.name.as_deref().unwrap_or_default();
+    let devices: Vec<String> =
+        row.devices.iter().map(|row| format!("{name}:{} ({})", row.device.index, row.device.name)).collect();
+    no_such(format!("there is no device {backend:?}; there are: {}", devices.join(", ")))
+}
+
+fn as_text<S: serde::Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}

@@ -1,0 +1,127 @@
+//! Asks a plugin what hardware it can use.
+
+use std::path::Path;
+
+use finetune_plugin_api::abi::{DeviceInfo, ErrorKind};
+use serde::{Deserialize, Serialize};
+
+use super::load::load;
+use super::manifest::Manifest;
+
+/// What came of asking. It can be written down and read again, so that the asking can be done elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum ProbeReport {
+    /// It has devices.
+    Ready {
+        /// At least one.
+        devices: Vec<ProbedDevice>,
+    },
+    /// It works, but there is nothing for it to drive.
+    Unavailable {
+        /// What is missing.
+        reason: String,
+    },
+    /// It cannot be used.
+    Refused {
+        /// The end of a sentence that begins with the file's name.
+        reason: String,
+    },
+}
+
+/// A device as its plugin describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbedDevice {
+    /// What the plugin calls it.
+    pub index: u32,
+    /// What a person calls it.
+    pub name: String,
+    /// `cpu`, `gpu`, or another word.
+    pub kind: String,
+    /// Bytes; 0 where unknown.
+    pub memory_total: u64,
+    /// Bytes; 0 where unknown.
+    pub memory_available: u64,
+    /// Whether its memory is the processor's.
+    pub unified: bool,
+    /// Element types by name.
+    pub dtypes: Vec<String>,
+}
+
+/// Loads a plugin and asks it.
+pub fn probe(path: &Path, manifest: &Manifest) -> ProbeReport {
+    let module = match load(path, manifest) {
+        Ok(module) => module,
+        Err(reason) => return ProbeReport::Refused { reason },
+    };
+    match module.probe()("{}".into()).into_result() {
+        Ok(devices) => report(devices.iter().map(ProbedDevice::from).collect()),
+        Err(error) => {
+            let message = error.message.into_string();
+            match ErrorKind::from_code(error.kind) {
+                ErrorKind::Unavailable => ProbeReport::Unavailable { reason: message },
+                kind => ProbeReport::Refused {
+                    reason: format!("failed when it was asked for devices: {}: {message}", kind.words()),
+                },
+            }
+        }
+    }
+}
+
+fn report(devices: Vec<ProbedDevice>) -> ProbeReport {
+    if devices.is_empty() {
+        return ProbeReport::Unavailable { reason: "it found no device that it could use".into() };
+    }
+    for (i, device) in devices.iter().enumerate() {
+        if devices[..i].iter().any(|earlier| earlier.index == device.index) {
+            let reason = format!("is faulty: it lists two devices with the number {}", device.index);
+            return ProbeReport::Refused { reason };
+        }
+    }
+    ProbeReport::Ready { devices }
+}
+
+impl From<&DeviceInfo> for ProbedDevice {
+    fn from(info: &DeviceInfo) -> ProbedDevice {
+        ProbedDevice {
+            index: info.index,
+            name: info.name.to_string(),
+            kind: info.kind.to_string(),
+            memory_total: info.memory_total,
+            memory_available: info.memory_available,
+            unified: info.unified,
+            dtypes: info.dtypes.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(index: u32) -> ProbedDevice {
+        let name = "d".into();
+        let (kind, dtypes) = ("cpu".into(), vec!["f32".into()]);
+        ProbedDevice { index, name, kind, memory_total: 1, memory_available: 1, unified: true, dtypes }
+    }
+
+    /// `NAME:DEVICE` must mean one device.
+    #[test]
+    fn devices_have_numbers_of_their_own() {
+        assert!(matches!(report(vec![device(0), device(1)]), ProbeReport::Ready { .. }));
+        assert!(matches!(report(vec![device(1), device(1)]), ProbeReport::Refused { .. }));
+        assert!(matches!(report(vec![]), ProbeReport::Unavailable { .. }));
+    }
+
+    #[test]
+    fn a_report_survives_being_written_down() {
+        for report in [
+            ProbeReport::Ready { devices: vec![device(3)] },
+            ProbeReport::Unavailable { reason: "no driver".into() },
+            ProbeReport::Refused { reason: "panicked".into() },
+        ] {
+            let text = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<ProbeReport>(&text).unwrap(), report);
+        }
+    }
+}
