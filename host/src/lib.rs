@@ -5,6 +5,8 @@ pub mod autodiff;
 pub mod cli;
 pub mod data;
 pub mod models;
+#[cfg(test)]
+mod op_goldens;
 pub mod optim;
 pub mod plugins;
 pub mod precision;
