@@ -79,3 +79,42 @@ fn aligned(table: &[Vec<String>]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::probe::ProbedDevice;
+
+    fn device(index: u32, name: &str, rank: usize, memory: (u64, u64)) -> DeviceRow {
+        let (memory_total, memory_available) = memory;
+        let (name, kind, dtypes) = (name.into(), "gpu".into(), vec!["f32".into(), "bf16".into()]);
+        let device = ProbedDevice { index, name, kind, memory_total, memory_available, unified: false, dtypes };
+        DeviceRow { device, score: None, rank }
+    }
+
+    #[test]
+    fn the_best_device_comes_first_and_what_is_unusable_last() {
+        let gib = 1 << 30;
+        let rows = [
+            Row {
+                status: Status::Ready,
+                devices: vec![device(0, "Small", 2, (8 * gib, 0)), device(1, "Größer", 1, (80 * gib, 60 * gib))],
+                ..Row::named("/p/liba.so", "a", "1.0.0")
+            },
+            Row {
+                status: Status::Unavailable,
+                reason: Some("there is no card".into()),
+                ..Row::named("/p/libb.so", "b", "2.0.0")
+            },
+        ];
+        let expected = "\
+RANK  BACK END  VERSION  DEVICE  KIND  MEMORY                     TYPES
+1     a:1       1.0.0    Größer  gpu   60.0 GiB of 80.0 GiB free  f32 bf16
+2     a:0       1.0.0    Small   gpu   8.0 GiB                    f32 bf16
+
+b 2.0.0: unavailable, /p/libb.so: there is no card
+";
+        assert_eq!(human(&rows), expected);
+        assert_eq!(human(&rows[1..]), "b 2.0.0: unavailable, /p/libb.so: there is no card\n");
+    }
+}

@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 
 use crate::train::config::complete::SEQ_LEN;
 use crate::train::{
-    ConfigError, Event, Method, Observer, RunConfig, Settings, StopFlag, TrainRequest, train,
+    Event, Method, Observer, RunConfig, Settings, StopFlag, TrainRequest, train,
 };
 
 use super::args::TrainArgs;
@@ -141,6 +141,8 @@ mod tests {
     use clap::Parser;
 
     use super::super::args::{Cli, Command};
+    use std::path::PathBuf;
+
     use super::*;
 
     fn args(line: &[&str]) -> TrainArgs {
