@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod autodiff;
+pub mod cli;
 pub mod data;
 pub mod models;
 #[cfg(test)]

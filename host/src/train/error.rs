@@ -8,6 +8,8 @@ use crate::models::ModelError;
 use crate::plugins::DeviceError;
 use crate::weights::WeightsError;
 
+use super::config::ConfigError;
+
 /// Why a run cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -29,6 +31,9 @@ pub enum TrainError {
     /// A program of the host's own making.
     #[error("the training program is not valid: {0}; this is a mistake in finetune, please report it")]
     Program(#[from] ProgramError),
+    /// Settings that cannot be kept.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Settings that do not fit each other, the model or the device.
     #[error("{0}")]
     Settings(String),

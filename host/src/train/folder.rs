@@ -41,7 +41,7 @@ impl RunFolder {
                 ),
             ));
         }
-        atomic::write_file(&path.join(CONFIG), settings.to_toml().as_bytes())?;
+        atomic::write_file(&path.join(CONFIG), settings.to_toml()?.as_bytes())?;
         let metrics = open_metrics(path)?;
         Ok(RunFolder { path: path.into(), metrics, _lock: lock })
     }
@@ -59,7 +59,7 @@ impl RunFolder {
         if checkpoints.is_dir() {
             remove_leftovers(&checkpoints)?;
         }
-        atomic::write_file(&path.join(CONFIG), settings.to_toml().as_bytes())?;
+        atomic::write_file(&path.join(CONFIG), settings.to_toml()?.as_bytes())?;
         let metrics = open_metrics(path)?;
         Ok(RunFolder { path: path.into(), metrics, _lock: lock })
     }
@@ -107,11 +107,12 @@ impl RunFolder {
         if !path.is_dir() {
             return Ok(Vec::new());
         }
-        let mut steps = Vec::new();
+        let mut steps: Vec<u64> = Vec::new();
         for entry in fs::read_dir(&path).map_err(TrainError::io("list", &path))? {
             let entry = entry.map_err(TrainError::io("list", &path))?;
             let name = entry.file_name();
-            let step = name.to_str().and_then(|name| name.strip_prefix(STEP)).and_then(|step| step.parse().ok());
+            let step: Option<u64> =
+                name.to_str().and_then(|name| name.strip_prefix(STEP)).and_then(|step| step.parse().ok());
             steps.extend(step);
         }
         steps.sort_unstable_by(|a, b| b.cmp(a));

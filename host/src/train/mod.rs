@@ -5,7 +5,7 @@
 //! what must not be lost.
 
 mod checkpoint;
-mod config;
+pub mod config;
 mod error;
 mod eval;
 mod event;
@@ -17,7 +17,7 @@ mod session;
 mod source;
 mod stop;
 
-pub use config::{Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings};
+pub use config::{ConfigError, Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings};
 pub use error::TrainError;
 pub use eval::{EvalRequest, EvalSummary, evaluate};
 pub use event::{Event, Observer};

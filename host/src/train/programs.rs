@@ -15,7 +15,7 @@ impl Session {
     pub fn accumulate_program(&self, rows: usize, length: usize) -> Result<Program, TrainError> {
         let mut forward = self.forward(rows, length, true)?;
         let wrt: Vec<ValueId> = forward.trained.iter().map(|(_, value)| *value).collect();
-        let options = autodiff::Options { attention_lse: self.backend.device.ops().names().any(|name| name == ATTENTION_LSE) };
+        let options = autodiff::Options { attention_lse: self.backend.device.ops()?.names().any(|name| name == ATTENTION_LSE) };
         let found = gradients(&mut forward.builder, forward.loss, &wrt, options)?;
         let named: Vec<(&str, ValueId)> =
             forward.trained.iter().map(|(name, _)| name.as_str()).zip(found).collect();
@@ -37,7 +37,7 @@ impl Session {
     }
 
     fn lowered(&self, program: Program) -> Result<Program, TrainError> {
-        Ok(transform::for_device(&program, self.backend.device.ops())?)
+        Ok(transform::for_device(&program, &self.backend.device.ops()?)?)
     }
 
     /// Adds a micro-batch's loss and gradients to the state.
