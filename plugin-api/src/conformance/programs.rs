@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::random::Random;
 use super::{Case, case};
-use crate::program::{DType, TensorType, text};
+use crate::program::{Attrs, Builder, DType, Op, Program, TensorType, ValueId, text};
 use crate::reference::Tensor;
 
 const PROGRAMS: &[(&str, &str)] = &[
@@ -120,6 +120,47 @@ fn many_values() -> String {
     text
 }
 
+/// A random net of ops over one state and two inputs, of several sizes, its values kept within [-1, 1]; half
+/// of the values are read long after they are made. What a memory plan must not get wrong.
+fn random_net(rng: &mut Random) -> Result<Program, crate::program::ProgramError> {
+    let rows = |count: usize| TensorType::new(DType::F32, &[count, 33]);
+    let mut b = Builder::new();
+    let state = b.state("state", rows(3));
+    let mut values = vec![b.input("x", rows(3)), state, b.input("y", rows(1))];
+    for _ in 0..24 {
+        let x = values[rng.below(values.len())];
+        let y = values[rng.below(values.len())];
+        let result = match rng.below(6) {
+            0 => b.neg(x),
+            1 => b.softmax(x),
+            2 => b.reduce_max(x, &[0]),
+            3 => {
+                // Divided by the number of terms, so that errors do not grow along the net.
+                let product = b.matmul(x, y, false, true);
+                let product = b.scale(product, 1.0 / 128.0);
+                let product = b.matmul(product, y, false, false);
+                b.sin(product)
+            }
+            4 => {
+                let joined = b.concat(&[x, y], 0);
+                let sum = b.reduce_sum(joined, &[0]);
+                let mean = b.scale(sum, 0.125);
+                let wide = b.broadcast(mean, &[2, 33]);
+                b.tanh(wide)
+            }
+            _ if b.ty(x) == b.ty(y) => b.mul(x, y),
+            _ => b.apply(Op::Activation, &[x], Attrs::none().word("kind", "gelu")),
+        };
+        values.push(result);
+    }
+    let of_state: Vec<ValueId> = values.iter().copied().filter(|&value| b.ty(value) == b.ty(state)).collect();
+    b.update(state, of_state[of_state.len() - 1]);
+    for (i, &value) in values.iter().enumerate().skip(3).step_by(2) {
+        b.output(&format!("value{i}"), value);
+    }
+    b.finish()
+}
+
 fn argument(rng: &mut Random, ty: &TensorType) -> Tensor {
     match ty.dtype {
         DType::U32 => rng.u32s(&ty.shape, 5),
@@ -131,10 +172,13 @@ fn argument(rng: &mut Random, ty: &TensorType) -> Tensor {
 pub(super) fn cases() -> Vec<Case> {
     let many = many_values();
     let all = PROGRAMS.iter().copied().chain([("many values live at once", many.as_str())]);
-    let cases = all.enumerate().map(|(i, (name, body))| {
+    let written = all.map(|(name, body)| {
         let text = format!("finetune.program {}\n{body}end\n", text::VERSION);
-        let program =
-            text::parse(&text).unwrap_or_else(|error| panic!("the case {name:?} is made wrongly: {error}"));
+        (name.to_string(), text::parse(&text))
+    });
+    let nets = (0..16).map(|seed| (format!("net {seed}"), random_net(&mut Random::new(seed))));
+    let cases = written.chain(nets).enumerate().map(|(i, (name, program))| {
+        let program = program.unwrap_or_else(|error| panic!("the case {name:?} is made wrongly: {error}"));
         let mut rng = Random::new(i as u64);
         let args = program.args().iter().map(|arg| argument(&mut rng, program.ty(arg.value))).collect();
         Case { runs: 2, ..case(format!("program: {name}"), program, args, false) }
