@@ -27,10 +27,10 @@ fn tiny() -> &'static Path {
         let artifact = tiny.next().expect("an artifact named tiny");
         let files = artifact["filenames"].as_array().expect("file names").clone();
         let files = files.iter().filter_map(|file| file.as_str()).map(PathBuf::from);
-        let mut libraries = files.filter(|file| {
-            file.extension() == Path::new(std::env::consts::DLL_SUFFIX).extension()
-                || file.extension().is_some_and(|extension| extension == std::env::consts::DLL_EXTENSION)
-        });
+        let is_library = |file: &PathBuf| {
+            file.extension().is_some_and(|extension| extension == std::env::consts::DLL_EXTENSION)
+        };
+        let mut libraries = files.filter(is_library);
         libraries.next().expect("a dynamic library")
     })
 }
