@@ -1,1 +1,81 @@
-//! Whole-program tests.
+//! What whole-program tests share: the real binary, the real plugins, and reading what it prints.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// The binary under test: `FINETUNE_BIN`, or the one beside the test's own build.
+pub fn binary() -> PathBuf {
+    built("FINETUNE_BIN", &format!("finetune{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// The plugins under test: `FINETUNE_PLUGINS_DIR`, or those beside the test's own build.
+pub fn plugins() -> PathBuf {
+    built("FINETUNE_PLUGINS_DIR", "plugins")
+}
+
+fn built(variable: &str, name: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("the test knows where it is");
+    let found = test.ancestors().map(|dir| dir.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is not built; run the tests by `cargo xtask test`"))
+}
+
+/// The folder of golden data.
+pub fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/data")
+}
+
+/// `finetune` with these arguments, over the plugins under test.
+pub fn finetune<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args).env_remove("FINETUNE_PLUGIN_PATH").env_remove("FINETUNE_LOG").env_remove("FINETUNE_BACKEND");
+    command
+}
+
+/// What a command printed, as text; fails the test with all of it if the command failed.
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.output().expect("the program starts");
+    assert!(output.status.success(), "{command:?} failed: {}", shown(&output));
+    String::from_utf8(output.stdout).expect("stdout is UTF-8")
+}
+
+/// The message of a command that has to fail with exit code 1.
+pub fn fail(command: &mut Command) -> String {
+    let output = command.output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(1), "{command:?} was to fail: {}", shown(&output));
+    String::from_utf8(output.stderr).expect("stderr is UTF-8")
+}
+
+fn shown(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    format!("{}\n--- stdout\n{out}\n--- stderr\n{err}", output.status)
+}
+
+/// One JSON object a line.
+pub fn json_lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in the line {line:?}")))
+        .collect()
+}
+
+/// The events of one kind.
+pub fn events<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["event"] == kind).collect()
+}
+
+/// The number under a key.
+#[track_caller]
+pub fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("no number {key:?} in {value}"))
+}
+
+/// Fails the test unless two numbers agree within a relative tolerance.
+#[track_caller]
+pub fn assert_close(got: f64, want: f64, relative: f64, what: &str) {
+    let difference = (got - want).abs() / want.abs().max(f64::MIN_POSITIVE);
+    assert!(difference <= relative || got == want, "{what}: {got}, expected {want} within {relative}: {difference:e}");
+}

@@ -37,10 +37,7 @@ pub(super) fn causal_attention(
     sizes: AttentionSizes,
     [q, k, v]: [ValueId; 3],
 ) -> ValueId {
-    let attrs = Attrs::none()
-        .float("scale", sizes.scale)
-        .int("window", sizes.window.unwrap_or(0))
-        .bool("lse", f.options.attention_lse);
+    let attrs = Attrs::none().float("scale", sizes.scale).int("window", sizes.window.unwrap_or(0));
     let results = f.b.push(Op::Attention, &[q, k, v, batch.start, batch.valid], attrs);
     f.b.reshape(results[0], &[batch.count(), sizes.heads * sizes.head_channels])
 }

@@ -23,8 +23,6 @@ pub struct ForwardOptions<'a> {
     pub full: bool,
     /// Whether dropout acts, as it does in training only.
     pub dropout: bool,
-    /// Whether the device gives attention's log-sum-exp.
-    pub attention_lse: bool,
     /// The type in which a tensor lies in the model's files.
     pub stored: &'a dyn Fn(&str) -> DType,
 }

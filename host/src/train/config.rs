@@ -1,12 +1,37 @@
 //! What a run is asked to do.
 //!
 //! [`Settings`] is what a person may say, on the command line or in a file, each of it optional;
-//! [`RunConfig`] is what comes of it, complete.
+//! [`RunConfig`] is what comes of it, complete. The command line lies over the file ([`Settings::overlay`]),
+//! defaults fill what neither says ([`Settings::complete`]), and [`Settings::resolve`] checks every value.
+//! A relative path, also one in a file, is relative to the working directory.
+
+pub mod complete;
+mod error;
+mod file;
+mod merge;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+
+pub use crate::optim::ScheduleKind;
+
+pub use error::ConfigError;
+
+/// The groups in which help shows the flags.
+pub mod heading {
+    /// What is trained, on what.
+    pub const MODEL: &str = "Model and data";
+    /// What of it is trained.
+    pub const ADAPTER: &str = "Adapter";
+    /// How it is trained.
+    pub const TRAINING: &str = "Training";
+    /// Where and with what record.
+    pub const RUNNING: &str = "Running";
+}
 
 /// Which tensors are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -16,18 +41,6 @@ pub enum Method {
     Full,
     /// LoRA adapters beside the frozen model.
     Lora,
-}
-
-/// How the learning rate goes on after the warmup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleKind {
-    /// Stays.
-    Constant,
-    /// Falls evenly to zero.
-    Linear,
-    /// Falls to zero along half a cosine.
-    Cosine,
 }
 
 /// A precision, or the device's own best.
@@ -47,119 +60,120 @@ pub enum PrecisionChoice {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
     /// Model: a Hugging Face folder, or a config.json to start from random weights
-    #[arg(long, value_name = "DIR|config.json")]
+    #[arg(long, value_name = "DIR|config.json", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// Training data: JSONL rows {"text"} or {"prompt","completion"}, or plain text
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
     /// Held-out data, evaluated before, during (--eval-every) and after training
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid: Option<PathBuf>,
     /// Train all of the model, or LoRA adapters beside it [default: lora]
-    #[arg(long)]
+    #[arg(long, help_heading = heading::ADAPTER)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
     /// LoRA rank [default: 8]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::ADAPTER)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
     /// LoRA alpha; adapters are scaled by alpha/rank [default: 16]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help_heading = heading::ADAPTER)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
     /// Layers that get an adapter: all-linear (without the head), attention, or names with commas [default: all-linear]
-    #[arg(long, value_name = "TARGETS")]
+    #[arg(long, value_name = "TARGETS", help_heading = heading::ADAPTER)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<String>,
     /// Dropout on the adapters' input [default: 0]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help_heading = heading::ADAPTER)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropout: Option<f64>,
     /// Start from this PEFT adapter; rank, alpha and targets come from it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = heading::ADAPTER)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
     /// Examples in a step [default: 8]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
     /// Examples computed at once; smaller needs less memory and gives the same steps [default: the batch]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
     /// Positions of an example; longer ones are cut [default: 512]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq_len: Option<usize>,
     /// Steps to train for
-    #[arg(long, value_name = "N", conflicts_with = "epochs")]
+    #[arg(long, value_name = "N", conflicts_with = "epochs", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Times to go through the data [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u64>,
     /// Learning rate [default: 2e-4 for lora, 2e-5 for full]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Learning rate after the warmup [default: constant]
-    #[arg(long)]
+    #[arg(long, help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleKind>,
     /// Steps in which the learning rate rises from zero [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<u64>,
     /// AdamW's decoupled weight decay, on every trained tensor [default: 0]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
     /// AdamW's decay of the first moment [default: 0.9]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta1: Option<f64>,
     /// AdamW's decay of the second moment [default: 0.999]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta2: Option<f64>,
     /// AdamW's epsilon [default: 1e-8]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eps: Option<f64>,
     /// Largest global norm of the gradient; 0 for no limit [default: 1]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
     /// Seed of order, dropout and new tensors [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// Take the examples in the file's order
-    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "true|false",
+        default_missing_value = "true", help_heading = heading::TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_shuffle: Option<bool>,
     /// Precision of frozen weights and activations [default: auto]
-    #[arg(long)]
+    #[arg(long, help_heading = heading::RUNNING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<PrecisionChoice>,
     /// Back end: auto, NAME or NAME:DEVICE [default: auto]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
     /// Folder of plugins, in place of the default ones; may be repeated
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<PathBuf>,
     /// Steps between checkpoints; 0 for none but the last [default: 100]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::RUNNING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_every: Option<u64>,
     /// Steps between evaluations of the held-out data; 0 for none on the way [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::RUNNING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<u64>,
 }

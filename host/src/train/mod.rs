@@ -1,7 +1,26 @@
 //! The training loop and what belongs to it. Knows no back end by name.
+//!
+//! A [`Source`](source::Source) says where tensors come from, a [`Session`](session::Session) holds them on a
+//! device and runs programs over them, [`run`] goes through the steps, [`checkpoint`] and [`folder`] keep
+//! what must not be lost.
 
-mod config;
+mod checkpoint;
+pub mod config;
+mod error;
+mod eval;
 mod event;
+mod folder;
+mod plan;
+mod programs;
+mod run;
+mod session;
+mod source;
+mod stop;
 
-pub use config::{Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings};
+pub use config::{ConfigError, Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings};
+pub use error::TrainError;
+pub use eval::{EvalRequest, EvalSummary, evaluate};
 pub use event::{Event, Observer};
+pub use run::{Summary, TrainRequest, train};
+pub use session::Backend;
+pub use stop::StopFlag;

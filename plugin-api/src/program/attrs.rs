@@ -227,7 +227,7 @@ impl fmt::Display for AttrKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AttrKind::Bool => f.write_str("true or false"),
-            AttrKind::Int => f.write_str("an integer from 0 to 2^53"),
+            AttrKind::Int => f.write_str("an integer from 0 to 2^53 - 1"),
             AttrKind::Float => f.write_str("a number"),
             AttrKind::Ints => f.write_str("a list of integers"),
             AttrKind::DType => f.write_str("an element type"),

@@ -1,6 +1,6 @@
 use std::collections::{HashMap, HashSet};
 
-use super::attrs::Attrs;
+use super::attrs::{AttrValue, Attrs};
 use super::error::ProgramError;
 use super::table::Op;
 use super::types::{DType, TensorType};
@@ -16,7 +16,8 @@ pub struct Builder {
     constants: HashMap<(u64, DType), ValueId>,
     names: HashSet<(bool, String)>,
     updated: HashSet<ValueId>,
-    place: String,
+    /// Parts of the model and the number of ops when each began, in order.
+    places: Vec<(usize, String)>,
     error: Option<ProgramError>,
 }
 
@@ -29,9 +30,48 @@ impl Builder {
         Builder::default()
     }
 
+    /// A builder that goes on where a finished program ends. Its values keep their names.
+    pub fn from_program(program: &Program) -> Builder {
+        let args = program.args.iter().map(|arg| (true, arg.name.clone()));
+        let outputs = program.outputs.iter().map(|output| (false, output.name.clone()));
+        let constants = program.nodes.iter().filter(|node| node.op == Op::Constant).map(|node| {
+            let (value, dtype) = (node.attrs.get_float("value"), node.attrs.get_dtype("dtype"));
+            ((value.to_bits(), dtype), node.results[0])
+        });
+        Builder {
+            constants: constants.collect(),
+            names: args.chain(outputs).collect(),
+            updated: program.updates.iter().map(|update| update.state).collect(),
+            program: program.clone(),
+            ..Builder::default()
+        }
+    }
+
     /// Names the part of the model that is being built, for messages: `layers.3.mlp`.
     pub fn set_place(&mut self, place: impl Into<String>) {
-        self.place = place.into();
+        self.places.push((self.program.nodes.len(), place.into()));
+    }
+
+    /// The part of the model that op number `node` belongs to; empty if none was named. The number of ops so
+    /// far asks for the part that is being built.
+    pub fn place_of(&self, node: usize) -> &str {
+        let began = self.places.partition_point(|(first, _)| *first <= node);
+        self.places[..began].last().map_or("", |(_, place)| place)
+    }
+
+    /// The arguments so far.
+    pub fn args(&self) -> &[Arg] {
+        &self.program.args
+    }
+
+    /// The ops so far, in an order in which every operand is defined before it is read.
+    pub fn nodes(&self) -> &[Node] {
+        &self.program.nodes
+    }
+
+    /// The types of all values so far, by [`ValueId::index`].
+    pub fn types(&self) -> &[TensorType] {
+        &self.program.types
     }
 
     /// The first mistake so far.
@@ -42,9 +82,10 @@ impl Builder {
     /// Reports a mistake that the caller found; the first one counts.
     pub fn fail(&mut self, op: &str, message: impl Into<String>) {
         if self.error.is_none() {
-            let at = match self.place.as_str() {
-                "" => format!("op {}", self.program.nodes.len()),
-                place => format!("op {} ({place})", self.program.nodes.len()),
+            let number = self.program.nodes.len();
+            let at = match self.place_of(number) {
+                "" => format!("op {number}"),
+                place => format!("op {number} ({place})"),
             };
             self.error = Some(ProgramError::Op { op: op.into(), at, message: message.into() });
         }
@@ -174,6 +215,37 @@ impl Builder {
         }
     }
 
+    /// Sets a truth value attribute of op number `node`, which is already applied, to true, and so switches
+    /// on a result that the op gives only then. Returns that result. What reads the op's other results is not
+    /// disturbed.
+    pub fn switch_on(&mut self, node: usize, attr: &'static str) -> ValueId {
+        let Some(mut changed) = self.program.nodes.get(node).cloned().filter(|_| self.error.is_none()) else {
+            return NOWHERE;
+        };
+        if let Some((_, value)) = changed.attrs.0.iter_mut().find(|(name, _)| *name == attr) {
+            *value = AttrValue::Bool(true);
+        }
+        let types: Vec<TensorType> = changed.operands.iter().map(|&v| self.ty(v).clone()).collect();
+        let results = check(changed.op, &types, &changed.attrs).map(|(_, results)| results);
+        match results.as_deref() {
+            Ok([first @ .., last]) if first.len() == changed.results.len() => {
+                let result = self.define(last.clone());
+                changed.results.push(result);
+                self.program.nodes[node] = changed;
+                result
+            }
+            Ok(_) => {
+                self.fail(changed.op.name(), format!("attribute {attr} switches on no further last result"));
+                NOWHERE
+            }
+            Err(message) => {
+                let message = message.clone();
+                self.fail(changed.op.name(), message);
+                NOWHERE
+            }
+        }
+    }
+
     /// A scalar constant; equal ones are shared.
     pub fn constant(&mut self, value: f64, dtype: DType) -> ValueId {
         if let Some(&known) = self.constants.get(&(value.to_bits(), dtype)) {
@@ -208,7 +280,10 @@ impl Builder {
     }
 
     fn binding_error(&mut self, message: String) -> ValueId {
-        let at = if self.place.is_empty() { String::new() } else { format!(" ({})", self.place) };
+        let at = match self.place_of(self.program.nodes.len()) {
+            "" => String::new(),
+            place => format!(" ({place})"),
+        };
         self.error = Some(ProgramError::Binding(message + &at));
         NOWHERE
     }
@@ -261,4 +336,69 @@ pub(super) fn arguments_first(mut program: Program) -> Program {
     }
     program.outputs.iter_mut().for_each(|output| renumber(&mut output.value));
     program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(length: usize) -> TensorType {
+        TensorType::new(DType::F32, &[length])
+    }
+
+    /// What goes on from a finished program must not lose its arguments, names, constants or updates.
+    #[test]
+    fn a_finished_program_can_be_opened_again() {
+        let mut b = Builder::new();
+        let x = b.state("x", row(2));
+        let doubled = b.scale(x, 2.0);
+        b.output("y", doubled);
+        b.update(x, doubled);
+        let program = b.finish().unwrap();
+        assert_eq!(Builder::from_program(&program).finish().unwrap(), program);
+
+        let mut b = Builder::from_program(&program);
+        let count = b.nodes().len();
+        b.constant(2.0, DType::F32);
+        assert_eq!(b.nodes().len(), count, "the constant is there already");
+        b.update(b.args()[0].value, b.args()[0].value);
+        assert!(b.finish().unwrap_err().to_string().contains("updated twice"));
+        let mut b = Builder::from_program(&program);
+        b.input("x", row(1));
+        assert!(b.finish().unwrap_err().to_string().contains("two arguments named \"x\""));
+    }
+
+    /// Gradients need the log-sum-exp of an attention that was built without it.
+    #[test]
+    fn an_optional_result_can_be_switched_on_later() {
+        let mut b = Builder::new();
+        let q = b.input("q", TensorType::new(DType::F32, &[1, 2, 4, 8]));
+        let bounds = b.input("bounds", TensorType::new(DType::U32, &[1]));
+        let attrs = Attrs::none().float("scale", 1.0);
+        let out = b.apply(Op::Attention, &[q, q, q, bounds, bounds], attrs);
+        let after = b.neg(out);
+        b.output("after", after);
+        let lse = b.switch_on(0, "lse");
+        assert_eq!(b.ty(lse), &TensorType::new(DType::F32, &[1, 4, 2]));
+        b.output("lse", lse);
+        let program = b.finish().unwrap();
+        assert!(program.nodes()[0].attrs.get_bool("lse"));
+        assert_eq!(super::super::text::parse(&program.to_string()).unwrap(), program);
+
+        let mut b = Builder::from_program(&program);
+        b.switch_on(0, "causal");
+        assert!(b.finish().unwrap_err().to_string().contains("switches on no further last result"));
+    }
+
+    #[test]
+    fn an_op_is_found_in_its_part_of_the_model() {
+        let mut b = Builder::new();
+        let x = b.input("x", row(2));
+        let y = b.neg(x);
+        b.set_place("layers.0");
+        let y = b.neg(y);
+        b.set_place("head");
+        b.neg(y);
+        assert_eq!([0, 1, 2, 3].map(|node| b.place_of(node)), ["", "layers.0", "head", "head"]);
+    }
 }

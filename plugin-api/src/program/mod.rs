@@ -9,13 +9,14 @@
 //! effect together when the run ends. An implementation may write into the state's own storage as soon as
 //! nothing reads the old value any more.
 //!
-//! The [text form](text) is what crosses the plugin boundary. The ops are rows of one [table](table).
+//! The [text form](text) is what crosses the plugin boundary. The ops are rows of one [table].
 
 mod attrs;
 mod builder;
 mod error;
 pub mod lower;
 pub mod ops;
+pub mod page;
 pub mod table;
 pub mod text;
 mod types;

@@ -114,6 +114,8 @@ macro_rules! table {
         /// Names an op. Its numbers may change from version to version; only the name crosses the boundary.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
+        // Shapes in brackets are no links.
+        #[allow(rustdoc::broken_intra_doc_links)]
         pub enum Op {
             $(#[doc = $doc] $op,)*
         }

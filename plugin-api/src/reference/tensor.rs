@@ -122,7 +122,7 @@ impl Tensor {
     }
 
     /// What an op's function gives for a result of that type.
-    pub(super) fn of_result(ty: &TensorType, values: Values) -> Tensor {
+    pub(crate) fn of_result(ty: &TensorType, values: Values) -> Tensor {
         debug_assert!(values.hold(ty.dtype) && values.len() == ty.elements(), "{ty}: {values:?}");
         Tensor { ty: ty.clone(), values }
     }

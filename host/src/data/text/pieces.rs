@@ -24,11 +24,11 @@ pub(super) struct Cutting {
 
 impl Cutting {
     pub const DEFAULT: Cutting =
-        Cutting { whole: 1 << 20, piece: 64 << 10, context: 1 << 10, largest: 4 << 20 };
+        Cutting { whole: 1 << 20, piece: 32 << 10, context: 1 << 10, largest: 4 << 20 };
 }
 
 /// Where each piece begins, in bytes of the file and in tokens of the text; the last entry is
-/// the end. 16 bytes for every 64 KiB of text.
+/// the end. 16 bytes for every 32 KiB of text.
 #[derive(Debug, Default)]
 pub(super) struct PieceIndex {
     pub bytes: Vec<u64>,

@@ -146,7 +146,7 @@ impl Builder {
         self.reshape(sum, &[])
     }
 
-    /// The sum over all but the last dimension, of shape [C].
+    /// The sum over all but the last dimension, of shape `[C]`.
     pub fn sum_rows(&mut self, x: ValueId) -> ValueId {
         let shape = self.shape(x);
         let axes: Vec<usize> = (0..shape.len().saturating_sub(1)).collect();

@@ -1,0 +1,223 @@
+//! The flags of every subcommand.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::train::config::heading;
+use crate::train::{PrecisionChoice, Settings};
+
+/// Fine-tunes language models through the compute back ends it finds as plugins
+#[derive(Debug, Parser)]
+#[command(name = "finetune", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+    /// Log more; -vv and -vvv still more (or set FINETUNE_LOG, for example to debug)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fine-tune a model
+    Train(Box<TrainArgs>),
+    /// Measure a model's loss on data
+    Eval(EvalArgs),
+    /// See the compute back ends
+    Plugins(PluginsArgs),
+}
+
+/// `finetune train`.
+#[derive(Args, Debug)]
+#[command(allow_negative_numbers = true, after_help = "\
+Each setting is also a key of the file given with --config, by the flag's name without the dashes, as in \
+`seq-len = 256`. Flags win over the file. Relative paths, also those in the file, begin at the working directory.
+
+A run that was stopped goes on with `finetune train --resume --out DIR`, with the settings it was started with. \
+Only --steps, --epochs, --micro-batch, --valid, --save-every, --eval-every, --backend and --plugins may then be \
+others.")]
+pub struct TrainArgs {
+    /// Run folder, where settings, metrics, checkpoints and the result go
+    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    pub out: PathBuf,
+    /// What the run is.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Go on with the run in --out from its last checkpoint
+    #[arg(long, help_heading = heading::RUNNING)]
+    pub resume: bool,
+    /// Settings from a TOML file, under those of the command line
+    #[arg(long, value_name = "FILE.toml", help_heading = heading::RUNNING)]
+    pub config: Option<PathBuf>,
+    /// Print events on standard output, one JSON object a line
+    #[arg(long, help_heading = heading::RUNNING)]
+    pub json: bool,
+}
+
+/// `finetune eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// Model: a Hugging Face folder
+    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    pub model: PathBuf,
+    /// PEFT adapter on the model
+    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    pub adapter: Option<PathBuf>,
+    /// Data: JSONL rows {"text"} or {"prompt","completion"}, or plain text
+    #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
+    pub data: PathBuf,
+    /// Positions of an example; longer ones are cut [default: 512]
+    #[arg(long, value_name = "N", help_heading = heading::MODEL)]
+    pub seq_len: Option<usize>,
+    /// Examples computed at once [default: 8]
+    #[arg(long, value_name = "N", help_heading = heading::RUNNING)]
+    pub batch: Option<usize>,
+    /// Precision of weights and activations [default: auto]
+    #[arg(long, help_heading = heading::RUNNING)]
+    pub precision: Option<PrecisionChoice>,
+    /// Back end: auto, NAME or NAME:DEVICE [default: auto]
+    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
+    pub backend: Option<String>,
+    /// Folder of plugins, in place of the default ones; may be repeated
+    #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]
+    pub plugins: Vec<PathBuf>,
+    /// Print the result as a JSON object
+    #[arg(long, help_heading = heading::RUNNING)]
+    pub json: bool,
+}
+
+/// `finetune plugins`.
+#[derive(Args, Debug)]
+pub struct PluginsArgs {
+    /// What to do with them
+    #[command(subcommand)]
+    pub command: PluginsCommand,
+}
+
+/// The subcommands of `finetune plugins`.
+#[derive(Debug, Subcommand)]
+pub enum PluginsCommand {
+    /// List every candidate, with its devices or with why it cannot be used
+    List(PluginsListArgs),
+}
+
+/// `finetune plugins list`.
+#[derive(Args, Debug)]
+pub struct PluginsListArgs {
+    /// Folder of plugins, in place of the default ones; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub plugins: Vec<PathBuf>,
+    /// Print the list as a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::train::{Method, ScheduleKind};
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(format!("finetune {line}").split_whitespace())
+    }
+
+    fn train(line: &str) -> TrainArgs {
+        match parse(&format!("train --out o {line}")).expect("parses").command {
+            Command::Train(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// The command line is kept stable: whoever has a script need not change it.
+    #[test]
+    fn every_flag_of_train_parses() {
+        let args = train(
+            "--model m --data d --valid v --method lora --rank 4 --alpha 32.5 --targets attention --dropout 0.1 \
+             --adapter a --batch 16 --micro-batch 2 --seq-len 64 --steps 7 --lr 3e-3 --schedule cosine --warmup 5 \
+             --weight-decay 0.01 --beta1 0.8 --beta2 0.99 --eps 1e-7 --clip 0 --seed 9 --no-shuffle \
+             --precision bf16 --backend cpu:0 --plugins p --plugins q --save-every 10 --eval-every 20 --resume \
+             --config c.toml --json",
+        );
+        let s = args.settings;
+        assert_eq!((args.resume, args.json, args.config), (true, true, Some("c.toml".into())));
+        assert_eq!((s.model, s.data, s.valid), (Some("m".into()), Some("d".into()), Some("v".into())));
+        assert_eq!((s.method, s.rank, s.alpha), (Some(Method::Lora), Some(4), Some(32.5)));
+        assert_eq!((s.targets.as_deref(), s.dropout), (Some("attention"), Some(0.1)));
+        assert_eq!((s.adapter, s.batch, s.micro_batch), (Some("a".into()), Some(16), Some(2)));
+        assert_eq!((s.seq_len, s.steps, s.epochs, s.lr), (Some(64), Some(7), None, Some(3e-3)));
+        assert_eq!((s.schedule, s.warmup), (Some(ScheduleKind::Cosine), Some(5)));
+        assert_eq!((s.weight_decay, s.beta1, s.beta2), (Some(0.01), Some(0.8), Some(0.99)));
+        assert_eq!((s.eps, s.clip, s.seed, s.no_shuffle), (Some(1e-7), Some(0.0), Some(9), Some(true)));
+        assert_eq!((s.precision, s.backend.as_deref()), (Some(PrecisionChoice::Bf16), Some("cpu:0")));
+        assert_eq!(s.plugins, [PathBuf::from("p"), "q".into()]);
+        assert_eq!((s.save_every, s.eval_every), (Some(10), Some(20)));
+    }
+
+    #[test]
+    fn what_is_not_said_is_left_to_file_and_defaults() {
+        assert_eq!(train("").settings, Settings::default());
+        assert_eq!(train("--epochs 3").settings.epochs, Some(3));
+        // A file's `no-shuffle = true` can be taken back.
+        assert_eq!(train("--no-shuffle=false").settings.no_shuffle, Some(false));
+        // A flag after it is not taken for its value.
+        assert_eq!(train("--no-shuffle --json").settings.no_shuffle, Some(true));
+    }
+
+    /// The check of values answers, with its sentence, and not "unexpected argument '-1'".
+    #[test]
+    fn negative_numbers_are_values() {
+        assert_eq!(train("--lr -0.1 --clip -2").settings.lr, Some(-0.1));
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for line in [
+            "train",
+            "train --out o --steps 1 --epochs 1",
+            "train --out o --method dora",
+            "train --out o --rank x",
+            "train --out o --unknown",
+            "eval --model m",
+            "plugins",
+            "",
+        ] {
+            assert_eq!(parse(line).expect_err("wrong").exit_code(), 2, "{line}");
+        }
+        assert_eq!(parse("--version").expect_err("shown").exit_code(), 0);
+    }
+
+    #[test]
+    fn the_other_commands_parse() {
+        let line = "eval --model m --adapter a --data d --seq-len 64 --batch 2 --precision f32 --backend cpu \
+                    --plugins p --json -vv";
+        let cli = parse(line).expect("parses");
+        assert_eq!(cli.verbose, 2);
+        match cli.command {
+            Command::Eval(args) => assert_eq!((args.seq_len, args.batch, args.json), (Some(64), Some(2), true)),
+            other => panic!("{other:?}"),
+        }
+        assert!(parse("plugins list --plugins p --plugins q --json").is_ok());
+        assert!(parse("-v plugins list").is_ok());
+    }
+
+    /// Every flag is in a group that says what it is about.
+    #[test]
+    fn help_is_in_groups() {
+        let command = Cli::command();
+        let train = command.find_subcommand("train").expect("train");
+        for arg in train.get_arguments().filter(|arg| !["verbose", "help", "version"].contains(&arg.get_id().as_str())) {
+            assert!(arg.get_help_heading().is_some(), "{}", arg.get_id());
+            assert!(arg.get_help().is_some(), "{}", arg.get_id());
+        }
+    }
+}

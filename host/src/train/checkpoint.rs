@@ -1,0 +1,221 @@
+//! Checkpoints: a folder that PEFT or transformers can load, with the optimizer's state beside it.
+//!
+//! Written aside and renamed, synced, and every file's SHA-256 kept in `state.json` and checked on reading.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::data::Fingerprint;
+use crate::optim::state::{first_moment, second_moment};
+use crate::weights::atomic::{self, AtomicDir};
+use crate::weights::peft::AdapterWriter;
+use crate::weights::{
+    DEFAULT_MAX_SHARD_BYTES, ModelWriter, SafetensorsWriter, TensorSpec, Tensors, WeightDType, copy_side_files,
+    write_config,
+};
+
+use super::error::TrainError;
+use super::session::Session;
+
+const STATE: &str = "state.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const VERSION: u32 = 1;
+
+/// What a checkpoint knows besides tensors. The data position follows from the step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The version of this format.
+    pub version: u32,
+    /// Steps taken.
+    pub step: u64,
+    /// The last step's loss.
+    pub loss: f64,
+    /// The data that the run was trained on.
+    pub data: Fingerprint,
+    /// The files that the model's frozen tensors come from.
+    pub model: BTreeMap<String, Fingerprint>,
+    /// SHA-256 of every file of the checkpoint, lower-case hexadecimal.
+    pub files: BTreeMap<String, String>,
+}
+
+impl State {
+    /// The state after `step` steps.
+    pub fn new(step: u64, loss: f64, data: &Fingerprint, model: &BTreeMap<String, Fingerprint>) -> State {
+        State { version: VERSION, step, loss, data: data.clone(), model: model.clone(), files: BTreeMap::new() }
+    }
+}
+
+/// The fingerprints of a model's files.
+pub fn fingerprints(session: &Session) -> Result<BTreeMap<String, Fingerprint>, TrainError> {
+    let folder = &session.source.folder;
+    let weights = folder.tensors().map(|tensors| tensors.files().map(Path::to_owned).collect::<Vec<_>>());
+    let files = weights.unwrap_or_default().into_iter().chain([folder.config_path().to_owned()]);
+    let named = files.map(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok((name, Fingerprint::of(&path)?))
+    });
+    named.collect()
+}
+
+/// Writes the checkpoint at `path`: complete or not at all.
+pub fn save(session: &Session, path: &Path, mut state: State) -> Result<(), TrainError> {
+    let folder = AtomicDir::create(path)?;
+    match &session.adapter {
+        Some(adapter) => {
+            let shapes = adapter.lora.shapes();
+            let mut writer = AdapterWriter::create(folder.path(), &adapter.lora.config, &shapes)?;
+            for module in adapter.lora.modules() {
+                let [a, b] = [module.a_shape(), module.b_shape()].map(|[rows, columns]| rows * columns);
+                session.download(&module.a_name(), a, |bytes| Ok(writer.write_a(&module.path, bytes)?))?;
+                session.download(&module.b_name(), b, |bytes| Ok(writer.write_b(&module.path, bytes)?))?;
+            }
+            writer.finish()?;
+        }
+        None => save_model(session, folder.path())?,
+    }
+    save_optimizer(session, folder.path())?;
+    state.files = hashes(folder.path())?;
+    let json = serde_json::to_vec_pretty(&state)
+        .map_err(|error| TrainError::folder(path.join(STATE), format!("cannot be written: {error}")))?;
+    fs::write(folder.path().join(STATE), json).map_err(TrainError::io("write", path.join(STATE)))?;
+    folder.commit()?;
+    Ok(())
+}
+
+fn save_model(session: &Session, path: &Path) -> Result<(), TrainError> {
+    copy_side_files(session.source.folder.dir(), path)?;
+    write_config(path, session.source.folder.config(), WeightDType::F32)?;
+    let spec = |name: &str, shape: &[usize]| TensorSpec::new(name, WeightDType::F32, shape);
+    let specs: Vec<_> = session.trained().iter().map(|tensor| spec(&tensor.name, &tensor.shape)).collect();
+    let mut writer = ModelWriter::create(path, &specs, DEFAULT_MAX_SHARD_BYTES)?;
+    for tensor in session.trained() {
+        let elements = tensor.shape.iter().product();
+        session.download(&tensor.name, elements, |bytes| Ok(writer.write(&tensor.name, bytes)?))?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+fn save_optimizer(session: &Session, path: &Path) -> Result<(), TrainError> {
+    let moments = moments(session);
+    let specs: Vec<_> =
+        moments.iter().map(|(name, shape)| TensorSpec::new(name.as_str(), WeightDType::F32, shape.clone())).collect();
+    let mut writer = SafetensorsWriter::create(&path.join(OPTIMIZER), &specs, &[])?;
+    for (name, shape) in &moments {
+        session.download(name, shape.iter().product(), |bytes| Ok(writer.write(name, bytes)?))?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn moments(session: &Session) -> Vec<(String, Vec<usize>)> {
+    let both = |name: &str| [first_moment(name), second_moment(name)];
+    let pairs = session.trained().iter().map(|tensor| (both(&tensor.name), &tensor.shape));
+    pairs.flat_map(|(names, shape)| names.map(|name| (name, shape.clone()))).collect()
+}
+
+/// Reads and checks the checkpoint at `path`, without touching the device.
+pub fn check(path: &Path) -> Result<State, TrainError> {
+    let file = path.join(STATE);
+    let bytes = fs::read(&file).map_err(TrainError::io("read", &file))?;
+    let state: State = serde_json::from_slice(&bytes)
+        .map_err(|error| TrainError::folder(&file, format!("it is damaged: {error}")))?;
+    if state.version != VERSION {
+        return Err(TrainError::folder(
+            &file,
+            format!("its format has version {}; this finetune reads version {VERSION}", state.version),
+        ));
+    }
+    let mut found = hashes(path)?;
+    found.remove(STATE);
+    match state.files.iter().find(|(name, hash)| found.get(*name) != Some(hash)) {
+        Some((name, _)) => Err(TrainError::folder(
+            path.join(name),
+            "it is missing or is not what was written; the checkpoint cannot be used",
+        )),
+        None => Ok(state),
+    }
+}
+
+/// Brings a checked checkpoint's tensors to the device.
+pub fn restore(session: &Session, path: &Path) -> Result<(), TrainError> {
+    match &session.adapter {
+        Some(adapter) => {
+            let files = crate::weights::peft::PeftAdapter::open(path)?;
+            for module in adapter.lora.modules() {
+                let pair = files.modules().get(&module.path).ok_or_else(|| {
+                    TrainError::folder(path, format!("the checkpoint has no adapter for {}", module.path))
+                })?;
+                session.restore(&module.a_name(), pair.a.clone())?;
+                session.restore(&module.b_name(), pair.b.clone())?;
+            }
+        }
+        None => {
+            let folder = crate::weights::ModelFolder::open(path)?;
+            let tensors = folder.tensors().ok_or_else(|| TrainError::folder(path, "it holds no weights"))?;
+            for tensor in session.trained() {
+                session.restore(&tensor.name, tensors.require(&tensor.name, &tensor.shape)?)?;
+            }
+        }
+    }
+    let tensors = Tensors::open_file(&path.join(OPTIMIZER))?;
+    for (name, shape) in moments(session) {
+        session.restore(&name, tensors.require(&name, &shape)?)?;
+    }
+    Ok(())
+}
+
+/// Makes `to` the loadable part of a checkpoint: its files without the optimizer's, as hard links where the
+/// file system has them.
+pub fn publish(checkpoint: &Path, to: &Path) -> Result<(), TrainError> {
+    atomic::recover(to)?;
+    let folder = AtomicDir::create(to)?;
+    for path in files(checkpoint)? {
+        let name = path.file_name().unwrap_or_default();
+        if name == STATE || name == OPTIMIZER {
+            continue;
+        }
+        let target = folder.path().join(name);
+        if fs::hard_link(&path, &target).is_err() {
+            fs::copy(&path, &target).map_err(TrainError::io("copy", &path))?;
+        }
+    }
+    folder.commit()?;
+    Ok(())
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let entries = fs::read_dir(path).map_err(TrainError::io("list", path))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(TrainError::io("list", path))?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn hashes(path: &Path) -> Result<BTreeMap<String, String>, TrainError> {
+    let named = files(path)?.into_iter().map(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok((name, sha256(&path)?))
+    });
+    named.collect()
+}
+
+fn sha256(path: &Path) -> Result<String, TrainError> {
+    let mut file = File::open(path).map_err(TrainError::io("read", path))?;
+    let (mut hasher, mut room) = (Sha256::new(), vec![0u8; 1 << 20]);
+    loop {
+        match file.read(&mut room).map_err(TrainError::io("read", path))? {
+            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            read => hasher.update(&room[..read]),
+        }
+    }
+}

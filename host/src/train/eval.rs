@@ -1,0 +1,89 @@
+//! The loss of a model on data.
+
+use std::path::PathBuf;
+
+use crate::data::{Dataset, EvalBatches, Tokenizer};
+
+use super::config::PrecisionChoice;
+use super::error::TrainError;
+use super::event::Observer;
+use super::run::{check_length, check_vocabulary};
+use super::session::{Backend, Session};
+use super::source::{AdapterSource, LoraSettings, Source};
+
+/// What to evaluate.
+pub struct EvalRequest {
+    /// A Hugging Face folder or a `config.json`.
+    pub model: PathBuf,
+    /// A PEFT adapter on it.
+    pub adapter: Option<PathBuf>,
+    /// The data.
+    pub data: PathBuf,
+    /// Positions of an example; longer ones are cut.
+    pub seq_len: usize,
+    /// Examples computed at once.
+    pub batch: usize,
+    /// The precision.
+    pub precision: PrecisionChoice,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvalSummary {
+    /// Loss a target token, in nats.
+    pub loss: f64,
+    /// Target tokens.
+    pub tokens: u64,
+}
+
+/// Evaluates.
+pub fn evaluate(
+    request: &EvalRequest,
+    backend: Backend,
+    observer: &mut dyn Observer,
+) -> Result<EvalSummary, TrainError> {
+    let precision = backend.precision(request.precision)?;
+    let source = Source::open(&request.model, 0)?;
+    check_length(&source, request.seq_len)?;
+    let said = LoraSettings { adapter: request.adapter.as_deref(), ..LoraSettings::default() };
+    let adapter = match request.adapter {
+        Some(_) => Some(AdapterSource::new(&source, &request.model, said)?),
+        None => None,
+    };
+    let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
+    check_vocabulary(&source, &tokenizer)?;
+    let data = Dataset::open(&request.data, &tokenizer, request.seq_len)?;
+    let mut session = Session::new(backend, source, adapter, precision, false);
+    session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
+    let mut progress = |done, total| observer.progress("evaluating", done, total);
+    let (loss, tokens) = mean_loss(&mut session, &data, request.batch, &mut progress)?;
+    Ok(EvalSummary { loss, tokens })
+}
+
+/// Loss a target token over all of the data, and the number of target tokens.
+pub(super) fn mean_loss(
+    session: &mut Session,
+    data: &Dataset,
+    rows: usize,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(f64, u64), TrainError> {
+    let batches = EvalBatches::new(data, rows)?;
+    let total = batches.batches();
+    let (mut loss, mut tokens) = (0.0, 0);
+    for (done, batch) in batches.enumerate() {
+        let batch = batch?;
+        if batch.target_tokens > 0 {
+            loss += session.evaluate(&batch)?;
+            tokens += batch.target_tokens;
+        }
+        progress(done as u64 + 1, total);
+    }
+    match tokens {
+        0 => Err(TrainError::Settings(format!(
+            "{} has no target token within --seq-len {}; there is nothing to evaluate",
+            data.path().display(),
+            data.seq_len()
+        ))),
+        tokens => Ok((loss / tokens as f64, tokens)),
+    }
+}

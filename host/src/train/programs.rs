@@ -1,0 +1,83 @@
+//! The programs of a run: accumulate, apply and evaluate.
+
+use finetune_plugin_api::program::{Program, ValueId, lower::ATTENTION_LSE};
+
+use crate::autodiff::{self, gradients};
+use crate::data::Batch;
+use crate::optim::{AdamW, accumulate, apply_program};
+use crate::transform;
+
+use super::error::TrainError;
+use super::session::{Purpose, Session};
+
+impl Session {
+    /// Loss and gradients of a micro-batch of that size, added to the state.
+    pub fn accumulate_program(&self, rows: usize, length: usize) -> Result<Program, TrainError> {
+        let mut forward = self.forward(rows, length, true)?;
+        let wrt: Vec<ValueId> = forward.trained.iter().map(|(_, value)| *value).collect();
+        let options = autodiff::Options { attention_lse: self.backend.device.ops()?.names().any(|name| name == ATTENTION_LSE) };
+        let found = gradients(&mut forward.builder, forward.loss, &wrt, options)?;
+        let named: Vec<(&str, ValueId)> =
+            forward.trained.iter().map(|(name, _)| name.as_str()).zip(found).collect();
+        accumulate(&mut forward.builder, forward.loss, &named);
+        self.lowered(forward.builder.finish()?)
+    }
+
+    /// The summed loss of a batch of that size.
+    pub fn evaluate_program(&self, rows: usize, length: usize) -> Result<Program, TrainError> {
+        let mut forward = self.forward(rows, length, false)?;
+        let loss = forward.loss;
+        forward.builder.output(LOSS_SUM, loss);
+        self.lowered(forward.builder.finish()?)
+    }
+
+    /// The optimizer's step.
+    pub fn apply_program(&self, adamw: &AdamW) -> Result<Program, TrainError> {
+        self.lowered(apply_program(self.trained(), adamw)?)
+    }
+
+    fn lowered(&self, program: Program) -> Result<Program, TrainError> {
+        Ok(transform::for_device(&program, &self.backend.device.ops()?)?)
+    }
+
+    /// Adds a micro-batch's loss and gradients to the state.
+    pub fn accumulate(&mut self, batch: &Batch, seed: u64, step: u64) -> Result<(), TrainError> {
+        let purpose = Purpose::Accumulate { rows: batch.rows, length: batch.len };
+        if !self.has_program(&purpose) {
+            let program = self.accumulate_program(batch.rows, batch.len)?;
+            self.compile(purpose.clone(), &program)?;
+        }
+        self.run(&purpose, &batch_inputs(batch, &seed_words(seed), &(step as u32))).map(drop)
+    }
+
+    /// The summed loss of a batch.
+    pub fn evaluate(&mut self, batch: &Batch) -> Result<f64, TrainError> {
+        let purpose = Purpose::Evaluate { rows: batch.rows, length: batch.len };
+        if !self.has_program(&purpose) {
+            let program = self.evaluate_program(batch.rows, batch.len)?;
+            self.compile(purpose.clone(), &program)?;
+        }
+        let outputs = self.run(&purpose, &batch_inputs(batch, &[0, 0], &0))?;
+        Ok(f64::from(outputs.get(LOSS_SUM).copied().unwrap_or(f32::NAN)))
+    }
+}
+
+/// The output of the evaluation program.
+const LOSS_SUM: &str = "loss_sum";
+
+fn seed_words(seed: u64) -> [u32; 2] {
+    [seed as u32, (seed >> 32) as u32]
+}
+
+fn batch_inputs<'a>(batch: &'a Batch, seed: &'a [u32; 2], step: &'a u32) -> [(&'static str, &'a [u8]); 8] {
+    [
+        ("tokens", bytemuck::cast_slice(&batch.tokens)),
+        ("targets", bytemuck::cast_slice(&batch.targets)),
+        ("weights", bytemuck::cast_slice(&batch.weights)),
+        ("positions", bytemuck::cast_slice(&batch.positions)),
+        ("valid", bytemuck::cast_slice(&batch.valid)),
+        ("example", bytemuck::cast_slice(&batch.example)),
+        ("seed", bytemuck::cast_slice(seed)),
+        ("step", bytemuck::bytes_of(step)),
+    ]
+}

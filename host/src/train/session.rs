@@ -1,0 +1,314 @@
+//! A model on a device: its tensors as buffers, and the programs that run over them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use finetune_plugin_api::program::{Arg, DType, Program, Role, TensorType};
+
+use crate::models::{ForwardOptions, LossProgram, loss_program};
+use crate::optim::Trainable;
+use crate::plugins::{Buffer, Compiled, Device};
+use crate::precision::Precision;
+use crate::weights::{TensorView, WeightDType};
+
+use super::config::PrecisionChoice;
+use super::error::TrainError;
+use super::source::{AdapterSource, Elements, Source, dtype, weight_dtype};
+
+/// Bytes that are moved to or from a device at once.
+const PIECE: usize = 64 << 20;
+/// Compiled programs that are kept; the least recently used one makes room.
+const KEPT_PROGRAMS: usize = 24;
+
+/// An open device and how it is called.
+pub struct Backend {
+    /// The device.
+    pub device: Device,
+    /// The plugin's name.
+    pub name: String,
+    /// The device's name.
+    pub device_name: String,
+    /// `cpu`, `gpu`, ...
+    pub kind: String,
+    /// Element types that the device has.
+    pub dtypes: Vec<String>,
+}
+
+impl Backend {
+    /// The precision that is meant.
+    pub fn precision(&self, choice: PrecisionChoice) -> Result<Precision, TrainError> {
+        let has_bf16 = self.dtypes.iter().any(|name| name == DType::Bf16.name());
+        match choice {
+            PrecisionChoice::F32 => Ok(Precision::F32),
+            PrecisionChoice::Bf16 if has_bf16 => Ok(Precision::Bf16),
+            PrecisionChoice::Bf16 => Err(TrainError::Settings(format!(
+                "--precision bf16: {} ({}) has no bf16; take --precision f32 or another --backend",
+                self.name, self.device_name
+            ))),
+            PrecisionChoice::Auto if has_bf16 && self.kind == "gpu" => Ok(Precision::Bf16),
+            PrecisionChoice::Auto => Ok(Precision::F32),
+        }
+    }
+}
+
+/// What a session holds.
+pub struct Session {
+    /// Where it computes.
+    pub backend: Backend,
+    /// The model's files.
+    pub source: Source,
+    /// The adapters, if there are any.
+    pub adapter: Option<AdapterSource>,
+    /// The precision.
+    pub precision: Precision,
+    /// Whether the model's own tensors are trained.
+    pub full: bool,
+    tensors: BTreeMap<String, Buffer>,
+    trained: Vec<Trainable>,
+    programs: Vec<Entry>,
+    clock: u64,
+}
+
+/// What a compiled program is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Loss and gradients of a micro-batch, added to the state.
+    Accumulate {
+        /// Positions in a row.
+        length: usize,
+        /// Rows.
+        rows: usize,
+    },
+    /// The loss of a batch.
+    Evaluate {
+        /// Positions in a row.
+        length: usize,
+        /// Rows.
+        rows: usize,
+    },
+    /// The optimizer's step.
+    Apply,
+}
+
+struct Entry {
+    purpose: Purpose,
+    compiled: Compiled,
+    args: Vec<Arg>,
+    inputs: BTreeMap<String, Buffer>,
+    outputs: Vec<(String, Buffer)>,
+    used: u64,
+}
+
+impl Session {
+    /// A session without any tensor on the device yet.
+    pub fn new(
+        backend: Backend,
+        source: Source,
+        adapter: Option<AdapterSource>,
+        precision: Precision,
+        full: bool,
+    ) -> Session {
+        Session {
+            backend,
+            source,
+            adapter,
+            precision,
+            full,
+            tensors: BTreeMap::new(),
+            trained: Vec::new(),
+            programs: Vec::new(),
+            clock: 0,
+        }
+    }
+
+    /// The trained tensors; known once [`Session::load`] has run.
+    pub fn trained(&self) -> &[Trainable] {
+        &self.trained
+    }
+
+    /// The forward program with the summed loss, open for gradients.
+    pub fn forward(&self, rows: usize, length: usize, training: bool) -> Result<LossProgram, TrainError> {
+        let options = ForwardOptions {
+            rows,
+            length,
+            precision: self.precision,
+            lora: self.adapter.as_ref().map(|adapter| &adapter.lora),
+            full: self.full,
+            dropout: training,
+            stored: &|name| self.source.stored(name),
+        };
+        Ok(loss_program(self.source.architecture.as_ref(), &options)?)
+    }
+
+    /// Brings every tensor that the model reads to the device.
+    pub fn load(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), TrainError> {
+        // Any size of batch reads the same tensors.
+        let forward = self.forward(1, 1, false)?;
+        let trained = |name: &str| forward.trained.iter().any(|(trained, _)| trained == name);
+        let wanted: Vec<(String, TensorType)> = forward
+            .builder
+            .args()
+            .iter()
+            .filter(|arg| arg.role != Role::Input)
+            .map(|arg| (arg.name.clone(), forward.builder.ty(arg.value).clone()))
+            .collect();
+        let total: u64 = wanted.iter().map(|(_, ty)| ty.bytes() as u64).sum();
+        let mut done = 0;
+        for (name, ty) in wanted {
+            if trained(&name) {
+                self.trained.push(Trainable { name: name.clone(), shape: ty.shape.clone() });
+            }
+            let buffer = self.bring(&name, &ty, trained(&name))?;
+            self.tensors.insert(name, buffer);
+            done += ty.bytes() as u64;
+            progress(done, total);
+        }
+        Ok(())
+    }
+
+    fn bring(&self, name: &str, ty: &TensorType, trained: bool) -> Result<Buffer, TrainError> {
+        let adapter = self.adapter.as_ref().and_then(|adapter| adapter.elements(name));
+        let elements = match adapter {
+            Some(elements) => elements,
+            None => self.source.elements(name)?,
+        };
+        let to = weight_dtype(ty.dtype)
+            .ok_or_else(|| TrainError::Settings(format!("the tensor {name:?} cannot be held as {ty}")))?;
+        // What is not written and need not be converted stays where the file is mapped.
+        if let (Elements::File(view), false) = (&elements, trained)
+            && view.weight_dtype().is_ok_and(|stored| dtype(stored) == ty.dtype)
+        {
+            return Ok(self.backend.device.adopt(ty, Arc::new(Mapped(view.clone())))?);
+        }
+        let buffer = self.backend.device.allocate(ty)?;
+        elements.for_each_piece(to, |offset, bytes| Ok(self.backend.device.upload(&buffer, offset, bytes)?))?;
+        Ok(buffer)
+    }
+
+    /// A state buffer of zeros, if there is none of that name.
+    pub fn zeros(&mut self, name: &str, ty: &TensorType) -> Result<(), TrainError> {
+        if self.tensors.contains_key(name) {
+            return Ok(());
+        }
+        let buffer = self.backend.device.allocate(ty)?;
+        self.upload_zeros(&buffer, ty.bytes())?;
+        self.tensors.insert(name.into(), buffer);
+        Ok(())
+    }
+
+    /// Sets a tensor to zeros.
+    pub fn clear(&mut self, name: &str, ty: &TensorType) -> Result<(), TrainError> {
+        let buffer = self.tensor(name)?;
+        self.upload_zeros(buffer, ty.bytes())
+    }
+
+    fn upload_zeros(&self, buffer: &Buffer, bytes: usize) -> Result<(), TrainError> {
+        let zeros = vec![0u8; bytes.min(PIECE)];
+        for offset in (0..bytes).step_by(PIECE) {
+            self.backend.device.upload(buffer, offset, &zeros[..zeros.len().min(bytes - offset)])?;
+        }
+        Ok(())
+    }
+
+    /// The buffer of a tensor.
+    pub fn tensor(&self, name: &str) -> Result<&Buffer, TrainError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| TrainError::Settings(format!("the tensor {name:?} is not on the device; please report it")))
+    }
+
+    /// Reads an f32 tensor of so many elements from the device, piece by piece.
+    pub fn download(
+        &self,
+        name: &str,
+        elements: usize,
+        mut piece: impl FnMut(&[u8]) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let buffer = self.tensor(name)?;
+        let bytes = elements * DType::F32.size();
+        let mut room = vec![0u8; bytes.min(PIECE)];
+        for offset in (0..bytes).step_by(PIECE) {
+            let room = &mut room[..PIECE.min(bytes - offset)];
+            self.backend.device.download(buffer, offset, room)?;
+            piece(room)?;
+        }
+        Ok(())
+    }
+
+    /// Overwrites an f32 tensor with one from a file.
+    pub fn restore(&self, name: &str, view: TensorView) -> Result<(), TrainError> {
+        let buffer = self.tensor(name)?;
+        Elements::File(view)
+            .for_each_piece(WeightDType::F32, |offset, bytes| Ok(self.backend.device.upload(buffer, offset, bytes)?))
+    }
+
+    /// Whether there is a compiled program for a purpose.
+    pub fn has_program(&self, purpose: &Purpose) -> bool {
+        self.programs.iter().any(|entry| entry.purpose == *purpose)
+    }
+
+    /// Compiles a program for the device and keeps it.
+    pub fn compile(&mut self, purpose: Purpose, program: &Program) -> Result<(), TrainError> {
+        let device = &self.backend.device;
+        let compiled = device.compile(program)?;
+        let mut inputs = BTreeMap::new();
+        for arg in program.args().iter().filter(|arg| arg.role == Role::Input) {
+            inputs.insert(arg.name.clone(), device.allocate(program.ty(arg.value))?);
+        }
+        let mut outputs = Vec::new();
+        for output in program.outputs() {
+            outputs.push((output.name.clone(), device.allocate(program.ty(output.value))?));
+        }
+        if self.programs.len() >= KEPT_PROGRAMS
+            && let Some(oldest) = (0..self.programs.len()).min_by_key(|&i| self.programs[i].used)
+        {
+            self.programs.swap_remove(oldest);
+        }
+        let args = program.args().to_vec();
+        self.programs.push(Entry { purpose, compiled, args, inputs, outputs, used: self.clock });
+        Ok(())
+    }
+
+    /// Runs the program of a purpose with the given inputs; returns the outputs, each a single f32.
+    pub fn run(&mut self, purpose: &Purpose, inputs: &[(&str, &[u8])]) -> Result<BTreeMap<String, f32>, TrainError> {
+        self.clock += 1;
+        let missing = || TrainError::Settings(format!("no program is compiled for {purpose:?}; please report it"));
+        let entry = self.programs.iter_mut().find(|entry| entry.purpose == *purpose).ok_or_else(missing)?;
+        entry.used = self.clock;
+        let device = &self.backend.device;
+        for (name, bytes) in inputs {
+            // A program that does not read an input does not declare it.
+            if let Some(buffer) = entry.inputs.get(*name) {
+                device.upload(buffer, 0, bytes)?;
+            }
+        }
+        let mut arguments = Vec::with_capacity(entry.args.len());
+        for arg in &entry.args {
+            let found = match arg.role {
+                Role::Input => entry.inputs.get(&arg.name),
+                Role::Param | Role::State => self.tensors.get(&arg.name),
+            };
+            arguments.push(found.ok_or_else(|| {
+                TrainError::Settings(format!("the argument {:?} is not on the device; please report it", arg.name))
+            })?);
+        }
+        let outputs: Vec<&Buffer> = entry.outputs.iter().map(|(_, buffer)| buffer).collect();
+        device.run(&entry.compiled, &arguments, &outputs)?;
+        let mut values = BTreeMap::new();
+        for (name, buffer) in &entry.outputs {
+            let mut bytes = [0u8; 4];
+            device.download(buffer, 0, &mut bytes)?;
+            values.insert(name.clone(), f32::from_le_bytes(bytes));
+        }
+        Ok(values)
+    }
+}
+
+/// A tensor in a mapped file, as host memory that a device may borrow.
+struct Mapped(TensorView);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes().as_slice()
+    }
+}

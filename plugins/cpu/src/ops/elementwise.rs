@@ -1,0 +1,168 @@
+//! Elementwise ops: blocks of operands are loaded as f32 or u32, computed and stored, whatever their strides
+//! and element types are.
+
+use finetune_plugin_api::program::{DType, Op};
+
+use super::{BLOCK, Step, blocks};
+use crate::simd::{self, simd};
+use crate::storage::{Dst, Src};
+
+/// y = f(x) in f32.
+fn map(x: &Src, y: &Dst, f: impl Fn(f32) -> f32 + Sync) {
+    blocks(y.elements(), |start, count| {
+        let (mut a, mut out) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let (a, out) = (x.borrow(start, &mut a[..count]), &mut out[..count]);
+        simd(|| out.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a)));
+        y.store(start, out);
+    });
+}
+
+/// y = f(a, b) in f32.
+fn zip(a: &Src, b: &Src, y: &Dst, f: impl Fn(f32, f32) -> f32 + Sync) {
+    blocks(y.elements(), |start, count| {
+        let (mut left, mut right, mut out) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
+        let left = a.borrow(start, &mut left[..count]);
+        let right = b.borrow(start, &mut right[..count]);
+        let out = &mut out[..count];
+        simd(|| out.iter_mut().zip(left.iter().zip(right)).for_each(|(y, (&a, &b))| *y = f(a, b)));
+        y.store(start, out);
+    });
+}
+
+/// y = f(a, b) in u32; `bool` as 0 and 1.
+fn zip_u32(a: &Src, b: &Src, y: &Dst, f: impl Fn(u32, u32) -> u32 + Sync) {
+    blocks(y.elements(), |start, count| {
+        let (mut left, mut right, mut out) = ([0; BLOCK], [0; BLOCK], [0; BLOCK]);
+        a.load_u32(start, &mut left[..count]);
+        b.load_u32(start, &mut right[..count]);
+        simd(|| {
+            for (y, (&a, &b)) in out.iter_mut().zip(left.iter().zip(&right)) {
+                *y = f(a, b);
+            }
+        });
+        y.store_u32(start, &out[..count]);
+    });
+}
+
+fn map_u32(x: &Src, y: &Dst, f: impl Fn(u32) -> u32 + Sync) {
+    zip_u32(x, x, y, |a, _| f(a));
+}
+
+pub fn unary(step: &mut Step) {
+    let (x, Some(y)) = (&step.src[0], step.out()) else { return };
+    match step.op {
+        Op::Cast => cast(x, y),
+        Op::Neg => map(x, y, |x| -x),
+        Op::Abs => map(x, y, f32::abs),
+        Op::Exp => map(x, y, simd::exp),
+        Op::Log => map(x, y, f32::ln),
+        Op::Sqrt => map(x, y, f32::sqrt),
+        Op::Rsqrt => map(x, y, |x| 1.0 / x.sqrt()),
+        Op::Sin => map(x, y, f32::sin),
+        Op::Cos => map(x, y, f32::cos),
+        Op::Tanh => map(x, y, simd::tanh),
+        Op::Erf => map(x, y, simd::erf),
+        _ => map_u32(x, y, |x| 1 - x),
+    }
+}
+
+fn is_integer(x: &Src) -> bool {
+    matches!(x.stored, DType::U32 | DType::Bool)
+}
+
+fn cast(x: &Src, y: &Dst) {
+    let integer = |dtype| matches!(dtype, DType::U32 | DType::Bool);
+    match (is_integer(x), y.dtype) {
+        (true, to) if integer(to) => map_u32(x, y, |x| x),
+        // By way of f64, so that a u32 is rounded once.
+        (true, DType::F16 | DType::Bf16) if x.stored == DType::U32 => cast_u32_to_half(x, y),
+        _ => map(x, y, |x| x),
+    }
+}
+
+fn cast_u32_to_half(x: &Src, y: &Dst) {
+    let bf16 = y.dtype == DType::Bf16;
+    blocks(y.elements(), |start, count| {
+        let (mut a, mut out) = ([0; BLOCK], [0u16; BLOCK]);
+        x.load_u32(start, &mut a[..count]);
+        for (y, &x) in out.iter_mut().zip(&a) {
+            let x = f64::from(x);
+            *y = if bf16 { half::bf16::from_f64(x).to_bits() } else { half::f16::from_f64(x).to_bits() };
+        }
+        y.store_raw(start, &out[..count]);
+    });
+}
+
+pub fn binary(step: &mut Step) {
+    let (a, b, Some(y)) = (&step.src[0], &step.src[1], step.out()) else { return };
+    if is_integer(a) {
+        return match step.op {
+            Op::Add => zip_u32(a, b, y, u32::wrapping_add),
+            Op::Sub => zip_u32(a, b, y, u32::wrapping_sub),
+            Op::Mul => zip_u32(a, b, y, u32::wrapping_mul),
+            Op::Div => zip_u32(a, b, y, |a, b| a.checked_div(b).unwrap_or(0)),
+            Op::Max => zip_u32(a, b, y, u32::max),
+            Op::Min => zip_u32(a, b, y, u32::min),
+            Op::And => zip_u32(a, b, y, |a, b| a & b),
+            Op::Or => zip_u32(a, b, y, |a, b| a | b),
+            Op::Shl => zip_u32(a, b, y, |a, b| a.checked_shl(b).unwrap_or(0)),
+            _ => zip_u32(a, b, y, |a, b| a.checked_shr(b).unwrap_or(0)),
+        };
+    }
+    match step.op {
+        Op::Add => zip(a, b, y, |a, b| a + b),
+        Op::Sub => zip(a, b, y, |a, b| a - b),
+        Op::Mul => zip(a, b, y, |a, b| a * b),
+        Op::Div => zip(a, b, y, |a, b| a / b),
+        Op::Max => zip(a, b, y, simd::max),
+        _ => zip(a, b, y, simd::min),
+    }
+}
+
+pub fn compare(step: &mut Step) {
+    let (a, b, Some(y)) = (&step.src[0], &step.src[1], step.out()) else { return };
+    macro_rules! by_kind {
+        ($zip:ident, $yes:expr, $no:expr) => {
+            match step.attrs.get_word("kind") {
+                "eq" => $zip(a, b, y, |a, b| if a == b { $yes } else { $no }),
+                "ne" => $zip(a, b, y, |a, b| if a != b { $yes } else { $no }),
+                "lt" => $zip(a, b, y, |a, b| if a < b { $yes } else { $no }),
+                "le" => $zip(a, b, y, |a, b| if a <= b { $yes } else { $no }),
+                "gt" => $zip(a, b, y, |a, b| if a > b { $yes } else { $no }),
+                _ => $zip(a, b, y, |a, b| if a >= b { $yes } else { $no }),
+            }
+        };
+    }
+    if is_integer(a) { by_kind!(zip_u32, 1, 0) } else { by_kind!(zip, 1.0, 0.0) }
+}
+
+pub fn select(step: &mut Step) {
+    let (cond, a, b) = (&step.src[0], &step.src[1], &step.src[2]);
+    let Some(y) = step.out() else { return };
+    if is_integer(a) {
+        return blocks(y.elements(), |start, count| {
+            let (mut c, mut left, mut right) = ([0; BLOCK], [0; BLOCK], [0; BLOCK]);
+            cond.load_u32(start, &mut c[..count]);
+            a.load_u32(start, &mut left[..count]);
+            b.load_u32(start, &mut right[..count]);
+            simd(|| {
+                for ((c, a), b) in c.iter_mut().zip(&left).zip(&right) {
+                    *c = if *c != 0 { *a } else { *b };
+                }
+            });
+            y.store_u32(start, &c[..count]);
+        });
+    }
+    blocks(y.elements(), |start, count| {
+        let (mut c, mut left, mut right) = ([0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
+        cond.load_u32(start, &mut c[..count]);
+        a.load(start, &mut left[..count]);
+        b.load(start, &mut right[..count]);
+        simd(|| {
+            for ((c, a), b) in c.iter().zip(&mut left).zip(&right) {
+                *a = if *c != 0 { *a } else { *b };
+            }
+        });
+        y.store(start, &left[..count]);
+    });
+}

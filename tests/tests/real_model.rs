@@ -1,0 +1,72 @@
+//! The real SmolLM2-135M against transformers and PEFT (`tests/real/golden.py`). Needs the model's folder in
+//! `FINETUNE_REAL_MODEL`: `cargo xtask test --real-model` fetches it.
+
+use std::path::{Path, PathBuf};
+
+use finetune_tests::{assert_close, events, finetune, json_lines, number, plugins, succeed};
+use serde_json::Value;
+
+/// How far a loss may be from torch's in f32, relative.
+const LOSS: f64 = 1e-4;
+
+fn real() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("real/data")
+}
+
+fn model() -> PathBuf {
+    let folder = std::env::var_os("FINETUNE_REAL_MODEL");
+    folder.expect("FINETUNE_REAL_MODEL is not set; run `cargo xtask test --real-model`").into()
+}
+
+fn like_torch(method: &str, adapter: bool) {
+    let expected: Value = serde_json::from_slice(&std::fs::read(real().join("expected.json")).unwrap()).unwrap();
+    let expected = &expected[method];
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let steps = expected["steps"].as_array().unwrap();
+    let mut command = finetune(["train", "--json", "--backend", "cpu", "--precision", "f32", "--no-shuffle"]);
+    command.args(["--method", method, "--weight-decay", "0.01", "--clip", "1", "--save-every", "0"]);
+    for key in ["lr", "seq-len", "batch"] {
+        command.arg(format!("--{key}")).arg(expected[key].to_string());
+    }
+    command.arg("--steps").arg(steps.len().to_string()).arg("--model").arg(model()).arg("--out").arg(&out);
+    command.arg("--data").arg(real().join("train.jsonl")).arg("--valid").arg(real().join("valid.jsonl"));
+    if adapter {
+        command.arg("--adapter").arg(real().join("adapter"));
+    }
+    let lines = json_lines(&succeed(command.arg("--plugins").arg(plugins())));
+    let got = events(&lines, "step");
+    assert_eq!(got.len(), steps.len());
+    for (got, want) in got.iter().zip(steps) {
+        assert_eq!(got["tokens"], want["tokens"]);
+        assert_close(number(got, "loss"), number(want, "loss"), LOSS, &format!("{method}, step {}", want["step"]));
+    }
+    let evals = events(&lines, "eval");
+    let (before, after) = (number(evals[0], "loss"), number(evals[1], "loss"));
+    assert_close(before, number(&expected["eval_before"], "loss"), LOSS, "held-out loss before");
+    assert_close(after, number(&expected["eval_after"], "loss"), LOSS, "held-out loss after");
+    assert!(after < before, "held-out loss went from {before} to {after}");
+    saved_is_what_was_evaluated(&out, adapter, after);
+}
+
+/// What the run leaves behind, loaded again by `finetune eval`, has the loss that the run ended with.
+fn saved_is_what_was_evaluated(out: &Path, adapter: bool, loss: f64) {
+    let mut command = finetune(["eval", "--json", "--backend", "cpu", "--precision", "f32", "--seq-len", "128"]);
+    match adapter {
+        true => command.arg("--model").arg(model()).arg("--adapter").arg(out.join("adapter")),
+        false => command.arg("--model").arg(out.join("model")),
+    };
+    command.arg("--data").arg(real().join("valid.jsonl")).arg("--plugins").arg(plugins());
+    let lines = json_lines(&succeed(&mut command));
+    assert_close(number(events(&lines, "eval")[0], "loss"), loss, 1e-6, "loss of what was saved");
+}
+
+#[test]
+fn real_model_trains_fully_like_torch() {
+    like_torch("full", false);
+}
+
+#[test]
+fn real_model_trains_adapters_like_peft() {
+    like_torch("lora", true);
+}

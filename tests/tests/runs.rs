@@ -1,0 +1,233 @@
+//! Runs as wholes: resuming, stopping, being killed, splitting batches, and what is refused.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use finetune_tests::{assert_close, events, fail, finetune, goldens, json_lines, number, plugins, succeed};
+use serde_json::Value;
+
+fn model() -> PathBuf {
+    goldens().join("llama3/model")
+}
+
+fn data() -> PathBuf {
+    goldens().join("text/train.jsonl")
+}
+
+/// A short run of everything that has state: dropout, shuffling, warmup, accumulation.
+fn train(out: &Path, steps: u64, extra: &[&str]) -> Command {
+    let mut command = finetune(["train", "--json", "--backend", "cpu", "--method", "lora", "--rank", "4"]);
+    command.args(["--dropout", "0.1", "--batch", "4", "--micro-batch", "3", "--seq-len", "32", "--lr", "1e-2"]);
+    command.args(["--warmup", "2", "--seed", "7", "--save-every", "2"]).args(["--steps", &steps.to_string()]);
+    command.arg("--plugins").arg(plugins()).arg("--model").arg(model()).arg("--data").arg(data());
+    command.arg("--out").arg(out).args(extra);
+    command
+}
+
+fn losses(lines: &[Value]) -> Vec<(u64, u64)> {
+    let steps = events(lines, "step");
+    steps.iter().map(|step| (step["step"].as_u64().unwrap(), number(step, "loss").to_bits())).collect()
+}
+
+fn metrics(out: &Path) -> Vec<Value> {
+    json_lines(&std::fs::read_to_string(out.join("metrics.jsonl")).unwrap())
+}
+
+fn adapter(out: &Path) -> Vec<u8> {
+    std::fs::read(out.join("adapter/adapter_model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_in_two_parts_is_the_unbroken_one_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let unbroken = losses(&json_lines(&succeed(&mut train(&whole, 9, &[]))));
+    let first = losses(&json_lines(&succeed(&mut train(&parts, 5, &[]))));
+    let second = losses(&json_lines(&succeed(&mut train(&parts, 9, &["--resume"]))));
+    assert_eq!(unbroken.len(), 9);
+    assert_eq!([first, second].concat(), unbroken);
+    assert_eq!(adapter(&whole), adapter(&parts));
+    assert_eq!(losses(&metrics(&parts)), unbroken, "metrics.jsonl holds every step once");
+}
+
+#[test]
+fn a_full_run_resumes_bit_for_bit_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |out: &str, steps: &str, extra: &[&str]| {
+        let mut command = finetune(["train", "--json", "--backend", "cpu", "--method", "full", "--batch", "3"]);
+        command.args(["--seq-len", "24", "--lr", "1e-3", "--save-every", "2", "--steps", steps]).args(extra);
+        command.arg("--plugins").arg(plugins()).arg("--model").arg(goldens().join("gpt2/model"));
+        command.arg("--data").arg(data()).arg("--out").arg(dir.path().join(out));
+        losses(&json_lines(&succeed(&mut command)))
+    };
+    let unbroken = run("whole", "6", &[]);
+    let parts = [run("parts", "4", &[]), run("parts", "6", &["--resume"])].concat();
+    assert_eq!(parts, unbroken);
+    let weights = |out: &str| std::fs::read(dir.path().join(out).join("model/model.safetensors")).unwrap();
+    assert_eq!(weights("whole"), weights("parts"));
+}
+
+/// SIGKILL at moments that differ from try to try: the folder resumes, the curve is the unbroken one, and no
+/// more than `--save-every` steps are repeated.
+#[cfg(unix)]
+#[test]
+fn a_killed_run_resumes_as_if_nothing_had_happened() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    let unbroken = losses(&json_lines(&succeed(&mut train(&whole, 12, &[]))));
+    for (i, steps_before_kill) in [0, 1, 3, 4, 7].into_iter().enumerate() {
+        let out = dir.path().join(format!("killed-{i}"));
+        let mut child = train(&out, 12, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = Instant::now();
+        loop {
+            let seen = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
+            let steps = seen.lines().filter(|line| line.contains("\"event\":\"step\"")).count();
+            let config = out.join("config.toml").exists();
+            if (config && steps >= steps_before_kill) || child.try_wait().unwrap().is_some() {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "the run does not get on");
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let before: Vec<_> = std::fs::read_to_string(out.join("metrics.jsonl"))
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .collect();
+        let taken = losses(&before).len() as u64;
+        let resumed = json_lines(&succeed(&mut train(&out, 12, &["--resume"])));
+        let from = events(&resumed, "start")[0]["resumed_from"].as_u64().unwrap();
+        assert!(from + 2 >= taken, "{taken} steps were taken, but it goes on from {from}");
+        assert_eq!(losses(&metrics(&out)), unbroken, "killed after {taken} steps");
+        assert_eq!(adapter(&out), adapter(&whole));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_and_says_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut command = train(&out, 100_000, &["--save-every", "0"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while !std::fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default().contains("\"step\":3") {
+        assert!(begun.elapsed() < Duration::from_secs(120), "the run does not get on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("--resume"), "{message}");
+    let steps = losses(&metrics(&out)).len() as u64;
+    let resumed = json_lines(&succeed(&mut train(&out, steps + 1, &["--resume"])));
+    assert_eq!(events(&resumed, "start")[0]["resumed_from"], steps, "nothing is taken twice");
+}
+
+/// The loss of a step is over its whole batch, and dropout's mask belongs to the example, however it is split.
+#[test]
+fn the_split_into_micro_batches_does_not_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, micro: &str| {
+        let mut command = train(&dir.path().join(name), 5, &[]);
+        command.args(["--micro-batch", micro]);
+        json_lines(&succeed(&mut command))
+    };
+    let (whole, split) = (run("whole", "4"), run("split", "1"));
+    for (a, b) in events(&whole, "step").iter().zip(events(&split, "step")) {
+        assert_eq!(a["tokens"], b["tokens"]);
+        assert_close(number(b, "loss"), number(a, "loss"), 2e-5, "loss");
+        assert_close(number(b, "grad_norm"), number(a, "grad_norm"), 1e-3, "grad_norm");
+    }
+}
+
+#[test]
+fn shuffling_dropout_and_adapters_follow_the_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, seed: &str| {
+        let mut command = train(&dir.path().join(name), 3, &[]);
+        losses(&json_lines(&succeed(command.args(["--seed", seed]))))
+    };
+    let first = run("a", "1");
+    assert_eq!(first, run("b", "1"));
+    assert_ne!(first, run("c", "2"));
+}
+
+/// What is printed before the run holds for the run, and is no more than a tenth above it.
+#[test]
+fn planned_memory_is_an_upper_bound_within_a_tenth() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, extra) in [("lora", &["--method", "lora"][..]), ("full", &["--method", "full"])] {
+        let mut command = finetune(["train", "--json", "--backend", "cpu", "--steps", "3", "--batch", "8"]);
+        command.args(["--seq-len", "96", "--no-shuffle"]).args(extra).arg("--plugins").arg(plugins());
+        command.arg("--model").arg(model()).arg("--data").arg(goldens().join("../../demo/train.txt"));
+        let lines = json_lines(&succeed(command.arg("--out").arg(dir.path().join(name))));
+        let planned = number(events(&lines, "start")[0], "peak_bytes_planned");
+        let used = events(&lines, "step").iter().map(|step| number(step, "memory_bytes")).fold(0.0, f64::max);
+        assert!(used <= planned, "{name}: {used} bytes were used, {planned} planned");
+        assert!(planned <= 1.1 * used, "{name}: {planned} bytes were planned, {used} used");
+    }
+}
+
+#[test]
+fn a_run_folder_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    succeed(&mut train(&out, 1, &[]));
+    let message = fail(&mut train(&out, 1, &[]));
+    assert!(message.contains("--resume"), "{message}");
+    let message = fail(&mut train(&dir.path().join("other"), 1, &["--resume"]));
+    assert!(message.contains("no run"), "{message}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_noticed_and_the_one_before_it_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("run"));
+    let unbroken = losses(&json_lines(&succeed(&mut train(&whole, 6, &[]))));
+    succeed(&mut train(&out, 4, &[]));
+    let file = out.join("checkpoints/step-00000004/optimizer.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let lines = json_lines(&succeed(&mut train(&out, 6, &["--resume"])));
+    assert_eq!(events(&lines, "start")[0]["resumed_from"], 2);
+    assert!(events(&lines, "warning")[0]["message"].as_str().unwrap().contains("optimizer.safetensors"));
+    assert_eq!(losses(&metrics(&out)), unbroken);
+}
+
+#[test]
+fn resuming_with_other_data_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, copy) = (dir.path().join("run"), dir.path().join("data.jsonl"));
+    std::fs::copy(data(), &copy).unwrap();
+    let with_copy = |steps: &str, extra: &[&str]| {
+        let mut command = finetune(["train", "--json", "--backend", "cpu", "--batch", "2", "--seq-len", "16"]);
+        command.args(["--steps", steps]).args(extra).arg("--plugins").arg(plugins());
+        command.arg("--model").arg(model()).arg("--data").arg(&copy).arg("--out").arg(&out);
+        command
+    };
+    succeed(&mut with_copy("2", &[]));
+    let text = std::fs::read_to_string(&copy).unwrap();
+    std::fs::write(&copy, text.replacen('e', "a", 1)).unwrap();
+    let message = fail(&mut with_copy("3", &["--resume"]));
+    assert!(message.contains("not what the run was begun with"), "{message}");
+}
+
+#[test]
+fn flags_that_contradict_an_adapter_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = goldens().join("llama3/lora-all-linear/adapter");
+    for (flag, value) in [("--rank", "5"), ("--alpha", "3"), ("--targets", "attention")] {
+        let mut command = finetune(["train", "--backend", "cpu", "--steps", "1", flag, value]);
+        command.arg("--plugins").arg(plugins()).arg("--model").arg(model()).arg("--data").arg(data());
+        let message = fail(command.arg("--adapter").arg(&adapter).arg("--out").arg(dir.path().join("run")));
+        assert!(message.contains(flag) && message.contains("adapter"), "{message}");
+    }
+}
