@@ -171,6 +171,26 @@ impl Catalog {
 }
 
 impl Row {
+    /// A row for tests of what is made of rows.
+    #[cfg(test)]
+    pub(crate) fn named(path: &str, name: &str, version: &str) -> Row {
+        Row { name: Some(name.into()), version: Some(version.into()), ..Row::of(path.into()) }
+    }
+
+    /// A file of which nothing is known yet.
+    fn of(path: PathBuf) -> Row {
+        Row {
+            path,
+            name: None,
+            version: None,
+            api: None,
+            status: Status::Refused,
+            reason: None,
+            devices: Vec::new(),
+            manifest: None,
+        }
+    }
+
     /// The file and the reason in one sentence.
     pub fn explanation(&self) -> String {
         let path = self.path.display();
@@ -193,16 +213,7 @@ impl Choice {
 }
 
 fn examine(path: PathBuf) -> Row {
-    let mut row = Row {
-        path,
-        name: None,
-        version: None,
-        api: None,
-        status: Status::Refused,
-        reason: None,
-        devices: Vec::new(),
-        manifest: None,
-    };
+    let mut row = Row::of(path);
     let manifest = match manifest::read(&row.path) {
         Ok(manifest) => manifest,
         Err(reason) => return Row { reason: Some(reason), ..row },

@@ -1,6 +1,6 @@
 //! The boundary between host and plugin: what crosses it, and nothing else.
 //!
-//! A plugin is a dynamic library that exports two symbols: the [manifest](manifest), which is data and is read
+//! A plugin is a dynamic library that exports two symbols: the [manifest], which is data and is read
 //! without loading the library, and the root module header of `abi_stable`, behind which stand a
 //! [`PluginModule`] and, for every opened device, a [`DeviceApi`] object. `abi_stable` compares the layout of
 //! all of these types when a library is loaded.
