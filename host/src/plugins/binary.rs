@@ -19,6 +19,22 @@ const MAX_TOTAL: u64 = 512 << 20;
 /// The string behind the symbol, up to its NUL and without it. Errors are ends of sentences that begin with
 /// the file's name.
 pub(super) fn exported_string(file: File, symbol: &str, max_bytes: usize) -> Result<Vec<u8>, String> {
+    exported_string_for(Machine::native(), file, symbol, max_bytes)
+}
+
+/// What a library was built for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Machine {
+    format: BinaryFormat,
+    architecture: Architecture,
+}
+
+fn exported_string_for(
+    machine: Machine,
+    file: File,
+    symbol: &str,
+    max_bytes: usize,
+) -> Result<Vec<u8>, String> {
     let length = file.metadata().map_err(|error| format!("cannot be read: {error}"))?.len();
     if length == 0 {
         return Err("is empty".into());
@@ -32,11 +48,11 @@ pub(super) fn exported_string(file: File, symbol: &str, max_bytes: usize) -> Res
     match FileKind::parse(data) {
         Ok(FileKind::MachOFat32) => {
             let fat = MachOFatFile32::parse(data).map_err(damaged)?;
-            of_fat(data, fat.arches(), symbol, max_bytes)
+            of_fat(machine, data, fat.arches(), symbol, max_bytes)
         }
         Ok(FileKind::MachOFat64) => {
             let fat = MachOFatFile64::parse(data).map_err(damaged)?;
-            of_fat(data, fat.arches(), symbol, max_bytes)
+            of_fat(machine, data, fat.arches(), symbol, max_bytes)
         }
         Ok(
             FileKind::Elf32
@@ -45,41 +61,37 @@ pub(super) fn exported_string(file: File, symbol: &str, max_bytes: usize) -> Res
             | FileKind::MachO64
             | FileKind::Pe32
             | FileKind::Pe64,
-        ) => of_thin(data, symbol, max_bytes),
+        ) => of_thin(machine, data, symbol, max_bytes),
         _ => Err("is no dynamic library".into()),
     }
 }
 
 fn of_fat<'a, A: FatArch>(
+    machine: Machine,
     data: Bounded<'a>,
     arches: &[A],
     symbol: &str,
     max_bytes: usize,
 ) -> Result<Vec<u8>, String> {
-    if !cfg!(target_os = "macos") {
-        return Err(other_system("macOS"));
+    if machine.format != BinaryFormat::MachO {
+        return Err(machine.needs_system("macOS"));
     }
-    let Some(arch) = arches.iter().find(|arch| arch.architecture() == native_architecture()) else {
+    let Some(arch) = arches.iter().find(|arch| arch.architecture() == machine.architecture) else {
         let names: Vec<_> = arches.iter().map(|arch| architecture_name(arch.architecture())).collect();
-        return Err(other_processor(&names.join(" and ")));
+        return Err(machine.needs_processor(&names.join(" and ")));
     };
     let (start, length) = arch.file_range();
     let part = data.part(start, length).ok_or_else(cut)?;
-    of_thin(part, symbol, max_bytes)
+    of_thin(machine, part, symbol, max_bytes)
 }
 
-fn of_thin(data: Bounded<'_>, symbol: &str, max_bytes: usize) -> Result<Vec<u8>, String> {
+fn of_thin(machine: Machine, data: Bounded<'_>, symbol: &str, max_bytes: usize) -> Result<Vec<u8>, String> {
     let file = object::File::parse(data).map_err(damaged)?;
-    let system = match file.format() {
-        BinaryFormat::Elf => "Linux",
-        BinaryFormat::MachO => "macOS",
-        _ => "Windows",
-    };
-    if file.format() != native_format() {
-        return Err(other_system(system));
+    if file.format() != machine.format {
+        return Err(machine.needs_system(system_of(file.format())));
     }
-    if file.architecture() != native_architecture() {
-        return Err(other_processor(&architecture_name(file.architecture())));
+    if file.architecture() != machine.architecture {
+        return Err(machine.needs_processor(&architecture_name(file.architecture())));
     }
     if file.kind() != ObjectKind::Dynamic {
         return Err("is no dynamic library, but another kind of object file".into());
@@ -140,30 +152,33 @@ fn cut() -> String {
     "is cut off: it is shorter than its own headers say".into()
 }
 
-fn other_system(system: &str) -> String {
-    format!("is a library for {system}; this system needs one for {}", native_system())
-}
+impl Machine {
+    fn native() -> Machine {
+        let format = if cfg!(target_vendor = "apple") {
+            BinaryFormat::MachO
+        } else if cfg!(windows) {
+            BinaryFormat::Pe
+        } else {
+            BinaryFormat::Elf
+        };
+        Machine { format, architecture: native_architecture() }
+    }
 
-fn other_processor(name: &str) -> String {
-    let needed = architecture_name(native_architecture());
-    format!("is a library for {name} processors; this program needs one for {needed}")
-}
+    fn needs_system(self, system: &str) -> String {
+        format!("is a library for {system}; this system needs one for {}", system_of(self.format))
+    }
 
-fn native_system() -> &'static str {
-    match native_format() {
-        BinaryFormat::MachO => "macOS",
-        BinaryFormat::Pe => "Windows",
-        _ => "Linux",
+    fn needs_processor(self, name: &str) -> String {
+        let needed = architecture_name(self.architecture);
+        format!("is a library for {name} processors; this program needs one for {needed}")
     }
 }
 
-fn native_format() -> BinaryFormat {
-    if cfg!(target_vendor = "apple") {
-        BinaryFormat::MachO
-    } else if cfg!(windows) {
-        BinaryFormat::Pe
-    } else {
-        BinaryFormat::Elf
+fn system_of(format: BinaryFormat) -> &'static str {
+    match format {
+        BinaryFormat::Elf => "Linux",
+        BinaryFormat::MachO => "macOS",
+        _ => "Windows",
     }
 }
 
@@ -229,5 +244,51 @@ impl<'a> ReadRef<'a> for Bounded<'a> {
             self.cache.read_bytes_at_until(self.start + range.start..self.start + range.end, delimiter)?;
         self.left.set(self.left.get().checked_sub(bytes.len() as u64 + 1).ok_or(())?);
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const WINDOWS: Machine = Machine { format: BinaryFormat::Pe, architecture: Architecture::X86_64 };
+    const MAC_ARM: Machine = Machine { format: BinaryFormat::MachO, architecture: Architecture::Aarch64 };
+    const MAC_INTEL: Machine = Machine { format: BinaryFormat::MachO, architecture: Architecture::X86_64 };
+    const LINUX: Machine = Machine { format: BinaryFormat::Elf, architecture: Architecture::X86_64 };
+
+    fn read(machine: Machine, name: &str) -> Result<String, String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libraries");
+        let file = File::open(folder.join(name)).unwrap();
+        let text = exported_string_for(machine, file, "finetune_plugin_manifest", 64 << 10)?;
+        Ok(String::from_utf8(text).unwrap())
+    }
+
+    /// Each format keeps its exports in its own way; `tests/libraries/make` says how the files were made.
+    #[test]
+    fn the_string_is_found_in_every_format() {
+        for (machine, name) in [
+            (WINDOWS, "windows-x86_64.dll"),
+            (MAC_ARM, "macos-arm64.dylib"),
+            (MAC_ARM, "macos-both.dylib"),
+            (MAC_INTEL, "macos-both.dylib"),
+        ] {
+            assert_eq!(read(machine, name).as_deref(), Ok("{\"name\":\"foreign\"}"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_library_for_another_machine_is_said_to_be_one() {
+        for (machine, name, part) in [
+            (LINUX, "windows-x86_64.dll", "for Windows; this system needs one for Linux"),
+            (LINUX, "macos-arm64.dylib", "for macOS; this system needs one for Linux"),
+            (LINUX, "macos-both.dylib", "for macOS; this system needs one for Linux"),
+            (WINDOWS, "macos-arm64.dylib", "for macOS; this system needs one for Windows"),
+            (MAC_INTEL, "macos-arm64.dylib", "for arm64 processors; this program needs one for x86-64"),
+        ] {
+            let reason = read(machine, name).unwrap_err();
+            assert!(reason.contains(part), "{name}: {reason}");
+        }
     }
 }

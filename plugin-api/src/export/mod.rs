@@ -38,7 +38,7 @@ mod thread;
 pub use abi_stable::library::LibHeader;
 pub use describe::{DeviceDescription, HostBytes, JsonObject, Options};
 pub use error::Error;
-pub use library::{AnyThread, OwnThread, Threading};
+pub use library::{AnyThread, OwnThread, Threading, module};
 #[doc(hidden)]
 pub use library::{ROOT_MODULE_SYMBOL, header};
 pub use meter::{Lease, Meter};

@@ -22,7 +22,7 @@ impl<T> Slab<T> {
         });
         let slot = &mut self.slots[position as usize];
         slot.entry = Some(entry);
-        u64::from(slot.tenant) << 32 | u64::from(position) + 1
+        (u64::from(slot.tenant) << 32) | (u64::from(position) + 1)
     }
 
     pub(super) fn get(&self, handle: u64) -> Option<&T> {

@@ -15,7 +15,8 @@ pub(super) struct Threaded<D: Device> {
     thread: Option<JoinHandle<()>>,
 }
 
-type Job<D> = Box<dyn FnOnce(&mut Session<D>) + Send>;
+type Job<D> = BorrowingJob<'static, D>;
+type BorrowingJob<'a, D> = Box<dyn FnOnce(&mut Session<D>) + Send + 'a>;
 
 impl<D: Device> Threaded<D> {
     pub(super) fn open<P: Plugin<Device = D>>(index: u32, options: Options) -> Result<Threaded<D>, Error> {
@@ -79,13 +80,13 @@ impl<D: Device> Reach for Threaded<D> {
     ) -> Result<R, Error> {
         let (done, result) = sync_channel(1);
         let task = Task { call, done };
-        let job: Box<dyn FnOnce(&mut Session<D>) + Send + '_> = Box::new(move |session| task.run(session));
+        let job: BorrowingJob<'_, D> = Box::new(move |session| task.run(session));
         // SAFETY: only the lifetime of what `call` borrows is extended. `recv` below returns when `done` was
         // used or dropped, and both happen only after `call` is consumed or dropped; the result cannot hold
         // what `call` borrows because it is 'static. So nothing borrowed is used after this function returns,
         // and nothing between here and there unwinds.
         #[allow(unsafe_code)]
-        let job = unsafe { mem::transmute::<Box<dyn FnOnce(&mut Session<D>) + Send + '_>, Job<D>>(job) };
+        let job = unsafe { mem::transmute::<BorrowingJob<'_, D>, Job<D>>(job) };
         let jobs = self.jobs.as_ref().expect("present until dropped");
         if jobs.send(job).is_err() {
             return Err(ended());
