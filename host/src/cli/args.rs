@@ -32,13 +32,16 @@ pub enum Command {
 
 /// `finetune train`.
 #[derive(Args, Debug)]
-#[command(allow_negative_numbers = true, after_help = "\
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
 Each setting is also a key of the file given with --config, by the flag's name without the dashes, as in \
 `seq-len = 256`. Flags win over the file. Relative paths, also those in the file, begin at the working directory.
 
 A run that was stopped goes on with `finetune train --resume --out DIR`, with the settings it was started with. \
 Only --steps, --epochs, --micro-batch, --valid, --save-every, --eval-every, --backend and --plugins may then be \
-others.")]
+others."
+)]
 pub struct TrainArgs {
     /// Run folder, where settings, metrics, checkpoints and the result go
     #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
@@ -203,7 +206,9 @@ mod tests {
         let cli = parse(line).expect("parses");
         assert_eq!(cli.verbose, 2);
         match cli.command {
-            Command::Eval(args) => assert_eq!((args.seq_len, args.batch, args.json), (Some(64), Some(2), true)),
+            Command::Eval(args) => {
+                assert_eq!((args.seq_len, args.batch, args.json), (Some(64), Some(2), true))
+            }
             other => panic!("{other:?}"),
         }
         assert!(parse("plugins list --plugins p --plugins q --json").is_ok());
@@ -215,7 +220,10 @@ mod tests {
     fn help_is_in_groups() {
         let command = Cli::command();
         let train = command.find_subcommand("train").expect("train");
-        for arg in train.get_arguments().filter(|arg| !["verbose", "help", "version"].contains(&arg.get_id().as_str())) {
+        for arg in train
+            .get_arguments()
+            .filter(|arg| !["verbose", "help", "version"].contains(&arg.get_id().as_str()))
+        {
             assert!(arg.get_help_heading().is_some(), "{}", arg.get_id());
             assert!(arg.get_help().is_some(), "{}", arg.get_id());
         }

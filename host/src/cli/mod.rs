@@ -6,7 +6,7 @@ pub mod display;
 mod eval;
 mod interrupt;
 pub mod output;
-mod plugins;
+pub mod plugins;
 mod train;
 
 use std::process::ExitCode;

@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn an_error_is_one_sentence_with_each_cause_once() {
-        let error = Err::<(), _>(anyhow!("no such file")).context("cannot read a.toml").expect_err("an error");
+        let error =
+            Err::<(), _>(anyhow!("no such file")).context("cannot read a.toml").expect_err("an error");
         assert_eq!(sentence(&error), "cannot read a.toml: no such file");
         let told = anyhow!("no such file").context("cannot read a.toml: no such file");
         assert_eq!(sentence(&told), "cannot read a.toml: no such file");

@@ -8,9 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::train::config::complete::SEQ_LEN;
-use crate::train::{
-    Event, Method, Observer, RunConfig, Settings, StopFlag, TrainRequest, train,
-};
+use crate::train::{Event, Method, Observer, RunConfig, Settings, StopFlag, TrainRequest, train};
 
 use super::args::TrainArgs;
 use super::display::{About, Human, Screen};
@@ -44,7 +42,8 @@ pub fn run(args: TrainArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
         both.human.end(summary.path.as_deref(), &evaluation(config, &request.settings));
     }
     if let Some(error) = both.json.and_then(JsonEvents::error) {
-        return Err(error).context("the run is complete, but its events could not be written to standard output");
+        return Err(error)
+            .context("the run is complete, but its events could not be written to standard output");
     }
     Ok(if summary.stopped { interrupt::INTERRUPTED.into() } else { ExitCode::SUCCESS })
 }
@@ -138,10 +137,11 @@ impl Observer for Both {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use clap::Parser;
 
     use super::super::args::{Cli, Command};
-    use std::path::PathBuf;
 
     use super::*;
 
@@ -210,7 +210,8 @@ mod tests {
     #[test]
     #[cfg(unix)]
     fn the_next_command_is_complete() {
-        let line = ["--out", "my runs/a", "--model", "m", "--data", "d", "--valid", "it's", "--seq-len", "64"];
+        let line =
+            ["--out", "my runs/a", "--model", "m", "--data", "d", "--valid", "it's", "--seq-len", "64"];
         let lora = settings(args(&[&line[..], &["--plugins", "p", "--backend", "cpu"]].concat()));
         let lora = lora.expect("settings");
         let config = lora.clone().resolve("my runs/a".into()).expect("a run");

@@ -88,7 +88,9 @@ impl Drop for Bars {
 
 fn style(template: &str) -> ProgressStyle {
     // A template that could not be read would be a mistake in this file, which the test below finds.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars(FILLED)
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars(FILLED)
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ pub const SEQ_LEN: usize = 512;
 /// The examples of a step where nothing else is said.
 pub const BATCH: usize = 8;
 
+/// A setting's name and value, whether it can be used, and what it must be.
+type Rule = (&'static str, Option<f64>, fn(f64) -> bool, &'static str);
+
 impl Settings {
     /// The same settings with every default written out, except of what has none: model, data, held-out data
     /// and adapter, and the adapter's rank, alpha and targets where they come from `adapter`.
@@ -153,18 +156,18 @@ impl Settings {
         const NOT_NEGATIVE: &str = "it must be a number, 0 or greater";
         const POSITIVE: &str = "it must be a number greater than 0";
         const SHARE: &str = "it must be a number from 0 to below 1";
-        let not_negative = |x: f64| x.is_finite() && x >= 0.0;
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        let share = |x: f64| (0.0..1.0).contains(&x);
-        let rules: [(&'static str, Option<f64>, &dyn Fn(f64) -> bool, &'static str); 8] = [
-            ("alpha", self.alpha, &positive, POSITIVE),
-            ("dropout", self.dropout, &share, SHARE),
-            ("lr", self.lr, &not_negative, NOT_NEGATIVE),
-            ("weight-decay", self.weight_decay, &not_negative, NOT_NEGATIVE),
-            ("beta1", self.beta1, &share, SHARE),
-            ("beta2", self.beta2, &share, SHARE),
-            ("eps", self.eps, &positive, POSITIVE),
-            ("clip", self.clip, &not_negative, "it must be a number, 0 (no limit) or greater"),
+        let not_negative: fn(f64) -> bool = |x| x.is_finite() && x >= 0.0;
+        let positive: fn(f64) -> bool = |x| x.is_finite() && x > 0.0;
+        let share: fn(f64) -> bool = |x| (0.0..1.0).contains(&x);
+        let rules: [Rule; 8] = [
+            ("alpha", self.alpha, positive, POSITIVE),
+            ("dropout", self.dropout, share, SHARE),
+            ("lr", self.lr, not_negative, NOT_NEGATIVE),
+            ("weight-decay", self.weight_decay, not_negative, NOT_NEGATIVE),
+            ("beta1", self.beta1, share, SHARE),
+            ("beta2", self.beta2, share, SHARE),
+            ("eps", self.eps, positive, POSITIVE),
+            ("clip", self.clip, not_negative, "it must be a number, 0 (no limit) or greater"),
         ];
         for (flag, value, holds, rule) in rules {
             if let Some(value) = value.filter(|x| !holds(*x)) {
