@@ -373,6 +373,6 @@ impl Planner<'_> {
             let needed = |result: usize| view(node.results[result]).is_some();
             self.options.node_workspace(self.program, node, &stored, &needed)
         };
-        self.steps.iter().map(of).max().unwrap_or(0)
+        self.steps.iter().map(of).max().unwrap_or(0).next_multiple_of(self.options.alignment())
     }
 }

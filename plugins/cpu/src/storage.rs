@@ -192,11 +192,6 @@ impl<'a> Src<'a> {
         self.ptr
     }
 
-    /// Whether all elements are one after another in row-major order.
-    pub fn is_contiguous(&self) -> bool {
-        self.layout.is_contiguous()
-    }
-
     /// Loads the elements from `start` on, in row-major order, as f32. `u32` and `bool` become their values.
     pub fn load(&self, start: usize, into: &mut [f32]) {
         match self.stored {
@@ -316,11 +311,6 @@ impl<'a> Dst<'a> {
 
     pub fn elements(&self) -> usize {
         self.elements
-    }
-
-    /// The address of the first element, for the matrix product.
-    pub fn ptr(&self) -> *mut u8 {
-        self.ptr
     }
 
     /// Whether this result lies where that operand lies.
