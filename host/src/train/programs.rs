@@ -1,8 +1,8 @@
 //! The programs of a run: accumulate, apply and evaluate.
 
-use finetune_plugin_api::program::{Program, ValueId, lower::ATTENTION_LSE};
+use finetune_plugin_api::program::Program;
 
-use crate::autodiff::{self, gradients};
+use crate::autodiff;
 use crate::data::Batch;
 use crate::optim::{AdamW, accumulate, apply_program};
 use crate::transform;
@@ -14,12 +14,8 @@ impl Session {
     /// Loss and gradients of a micro-batch of that size, added to the state.
     pub fn accumulate_program(&self, rows: usize, length: usize) -> Result<Program, TrainError> {
         let mut forward = self.forward(rows, length, true)?;
-        let wrt: Vec<ValueId> = forward.trained.iter().map(|(_, value)| *value).collect();
-        let options = autodiff::Options { attention_lse: self.backend.device.ops()?.names().any(|name| name == ATTENTION_LSE) };
-        let found = gradients(&mut forward.builder, forward.loss, &wrt, options)?;
-        let named: Vec<(&str, ValueId)> =
-            forward.trained.iter().map(|(name, _)| name.as_str()).zip(found).collect();
-        accumulate(&mut forward.builder, forward.loss, &named);
+        let options = autodiff::Options::for_device(&self.backend.device.ops()?);
+        accumulate(&mut forward.builder, forward.loss, &forward.trained, options)?;
         self.lowered(forward.builder.finish()?)
     }
 
