@@ -136,7 +136,7 @@ impl Human {
         if let Some(seconds) = self.seconds {
             let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
             let loss =
-                self.status.mean_loss().map_or_else(String::new, |l| format!(", loss {}", format::loss(l)));
+                self.status.mean_loss().map_or_else(String::new, |l| format!(", training loss {}", format::loss(l)));
             self.named("done", &format!("{} in {}{loss}", plural(steps, "step"), format::duration(time)));
         }
         if let (Some(before), Some(after)) = (self.before, self.after) {
