@@ -136,7 +136,8 @@ impl Human {
         if let Some(seconds) = self.seconds {
             let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
             let mean = self.status.mean_loss();
-            let loss = mean.map_or_else(String::new, |mean| format!(", training loss {}", format::loss(mean)));
+            let loss =
+                mean.map_or_else(String::new, |mean| format!(", training loss {}", format::loss(mean)));
             self.named("done", &format!("{} in {}{loss}", plural(steps, "step"), format::duration(time)));
         }
         if let (Some(before), Some(after)) = (self.before, self.after) {
