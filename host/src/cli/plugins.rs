@@ -118,6 +118,18 @@ mod tests {
         assert_eq!(printable("a\x1b[31m\nb"), "a [31m b");
     }
 
+    /// A run begins with a line for each file that was found, also for those that are no plugins.
+    #[test]
+    fn what_is_no_plugin_has_a_short_line_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = format!("junk.{}", std::env::consts::DLL_EXTENSION);
+        std::fs::write(folder.path().join(&file), "junk").expect("written");
+        let catalog = Catalog::build(&Folders::given(&[folder.path().into()])).expect("a catalog");
+        let line = short(&catalog.plugins[0]);
+        assert!(line.starts_with(&format!("{file}, refused: ")), "{line}");
+        assert!(!line.ends_with(": "), "a reason is given: {line}");
+    }
+
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let line = |a: &str, b: &str| vec![a.to_string(), b.to_string()];

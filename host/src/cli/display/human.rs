@@ -135,8 +135,9 @@ impl Human {
         let steps = self.status.step;
         if let Some(seconds) = self.seconds {
             let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            let mean = self.status.mean_loss();
             let loss =
-                self.status.mean_loss().map_or_else(String::new, |l| format!(", loss {}", format::loss(l)));
+                mean.map_or_else(String::new, |mean| format!(", training loss {}", format::loss(mean)));
             self.named("done", &format!("{} in {}{loss}", plural(steps, "step"), format::duration(time)));
         }
         if let (Some(before), Some(after)) = (self.before, self.after) {

@@ -113,7 +113,7 @@ step 18/20 loss 2.0500  last 1.2000  lr 2e-4  4.0 k tokens/s  1.0 GiB  0:01 left
 step 20/20 loss 1.9500  last 1.0000  lr 2e-4  4.0 k tokens/s  1.0 GiB
 saved     runs/a/checkpoints/step-00000020, after step 20
 held out  loss 2.5000, perplexity 12.18, after step 20
-done      20 steps in 3 min 12 s, loss 1.9500
+done      20 steps in 3 min 12 s, training loss 1.9500
 held out  loss 3.1234 → 2.5000, perplexity 22.72 → 12.18
 result    runs/a/adapter
 next      finetune eval
@@ -141,7 +141,7 @@ memory    1.3 GiB planned at most
 resumed   after step 2
 step 3/3  loss 2.7000  lr 2e-4  4.0 k tokens/s  1.0 GiB
 held out  loss 2.5000, perplexity 12.18, 80 tokens, after step 3
-done      3 steps in 0.5 s, loss 2.7000
+done      3 steps in 0.5 s, training loss 2.7000
 held out  loss 3.5000 → 2.5000, perplexity 33.12 → 12.18
 next      nothing
 ";
