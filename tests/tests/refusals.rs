@@ -59,7 +59,7 @@ fn models_that_cannot_be_used() {
         config["model_type"] = json!("llama");
         config["intermediate_size"] = json!(7);
     });
-    place.refused(&model, &[], &["gate_proj", "7"]);
+    place.refused(&model, &[], &["mlp.", "7]", "expected"]);
     place.config(|config| config["intermediate_size"] = json!("many"));
     place.refused(&model, &[], &["intermediate_size", "many"]);
     std::fs::write(place.path("model/config.json"), "{\"model_type\": ").unwrap();
@@ -76,7 +76,7 @@ fn a_cut_or_missing_weight_file() {
     std::fs::remove_file(&weights).unwrap();
     place.refused(&model, &[], &["config.json", "random"]);
     std::fs::write(place.path("model/pytorch_model.bin"), "x").unwrap();
-    place.refused(&model, &[], &["pytorch_model.bin", "safetensors"]);
+    place.refused(&model, &[], &["pytorch_model.bin", "safe_serialization"]);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn settings_that_cannot_be() {
     let place = Place::new();
     let model = place.path("model");
     place.refused(&model, &["--targets", "q_prj"], &["q_prj", "q_proj"]);
-    place.refused(&model, &["--method", "full", "--rank", "4"], &["--rank"]);
+    place.refused(&model, &["--method", "full", "--rank", "4"], &["rank", "full"]);
     place.refused(&model, &["--beta1", "1.5"], &["beta1"]);
     place.refused(&model, &["--backend", "abacus"], &["abacus", "cpu"]);
     place.refused(&model, &["--backend", "cpu:7"], &["7"]);

@@ -165,7 +165,7 @@ fn planned_memory_is_an_upper_bound_within_a_tenth() {
     for (name, extra) in [("lora", &["--method", "lora"][..]), ("full", &["--method", "full"])] {
         let mut command = finetune(["train", "--json", "--backend", "cpu", "--steps", "3", "--batch", "8"]);
         command.args(["--seq-len", "96", "--no-shuffle"]).args(extra).arg("--plugins").arg(plugins());
-        command.arg("--model").arg(model()).arg("--data").arg(goldens().join("../../demo/train.txt"));
+        command.arg("--model").arg(model()).arg("--data").arg(goldens().join("../../../demo/train.txt"));
         let lines = json_lines(&succeed(command.arg("--out").arg(dir.path().join(name))));
         let planned = number(events(&lines, "start")[0], "peak_bytes_planned");
         let used = events(&lines, "step").iter().map(|step| number(step, "memory_bytes")).fold(0.0, f64::max);
@@ -215,7 +215,7 @@ fn resuming_with_other_data_is_refused() {
     };
     succeed(&mut with_copy("2", &[]));
     let text = std::fs::read_to_string(&copy).unwrap();
-    std::fs::write(&copy, text.replacen('e', "a", 1)).unwrap();
+    std::fs::write(&copy, text.replacen(": \"", ": \"x", 1)).unwrap();
     let message = fail(&mut with_copy("3", &["--resume"]));
     assert!(message.contains("not what the run was begun with"), "{message}");
 }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::Fingerprint;
 use crate::optim::state::{first_moment, second_moment};
+use crate::precision::Precision;
 use crate::weights::atomic::{self, AtomicDir};
 use crate::weights::peft::AdapterWriter;
 use crate::weights::{
@@ -35,6 +36,8 @@ pub struct State {
     pub step: u64,
     /// The last step's loss.
     pub loss: f64,
+    /// The precision of the run: what `auto` came to must not change on the way.
+    pub precision: Precision,
     /// The data that the run was trained on.
     pub data: Fingerprint,
     /// The files that the model's frozen tensors come from.
@@ -45,8 +48,14 @@ pub struct State {
 
 impl State {
     /// The state after `step` steps.
-    pub fn new(step: u64, loss: f64, data: &Fingerprint, model: &BTreeMap<String, Fingerprint>) -> State {
-        State { version: VERSION, step, loss, data: data.clone(), model: model.clone(), files: BTreeMap::new() }
+    pub fn new(
+        (step, loss): (u64, f64),
+        precision: Precision,
+        data: &Fingerprint,
+        model: &BTreeMap<String, Fingerprint>,
+    ) -> State {
+        let (data, model) = (data.clone(), model.clone());
+        State { version: VERSION, step, loss, precision, data, model, files: BTreeMap::new() }
     }
 }
 

@@ -64,11 +64,6 @@ impl RunFolder {
         Ok(RunFolder { path: path.into(), metrics, _lock: lock })
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Keeps an event.
     pub fn record(&mut self, event: &Event) -> Result<(), TrainError> {
         let mut line = serde_json::to_vec(event)

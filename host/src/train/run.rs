@@ -142,6 +142,13 @@ impl<'a> Run<'a> {
                 if ignored.len() > 3 { ", ..." } else { "" }
             ))?;
         }
+        if self.session.source.folder.tensors().is_none() && self.config.method == Method::Lora {
+            self.warn(format!(
+                "the model starts from random weights, which are not kept: the adapter will be of use only on the \
+                 same config.json with --seed {}",
+                self.config.seed
+            ))?;
+        }
         let observer = &mut *self.observer;
         self.session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
         for tensor in self.session.trained().to_vec() {
@@ -171,6 +178,13 @@ impl<'a> Run<'a> {
                 }
             };
             self.check_same(&state)?;
+            if state.step > self.steps {
+                return Err(TrainError::Settings(format!(
+                    "the run has taken {} steps already, and {} are asked for; ask for more to go on, or begin a new \
+                     run in another --out",
+                    state.step, self.steps
+                )));
+            }
             checkpoint::restore(&self.session, &path)?;
             (self.done, self.loss, self.saved) = (state.step, state.loss, Some(path));
             return self.folder.forget_after(state.step);
@@ -186,6 +200,13 @@ impl<'a> Run<'a> {
                 "the data is not what the run was begun with, so it cannot be resumed as the same run; bring the \
                  file back, or begin a new run from the last checkpoint",
             ));
+        }
+        if state.precision != self.session.precision {
+            return Err(TrainError::Settings(format!(
+                "the run was begun in {}, and this device would go on in {}; take --precision {0} or the device that \
+                 it was begun on",
+                state.precision, self.session.precision
+            )));
         }
         if state.model != self.model {
             return Err(TrainError::folder(
@@ -206,6 +227,10 @@ impl<'a> Run<'a> {
         if self.done < self.steps {
             let mut batches = Prefetch::start(self.loader.clone(), self.done)?;
             while self.done < self.steps && !stopped {
+                if stop.is_set() {
+                    stopped = true;
+                    break;
+                }
                 let Some(prepared) = batches.next() else { break };
                 let (_, batches) = prepared?;
                 self.step(&batches)?;
@@ -219,8 +244,11 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        if !stopped {
-            self.finish(begun)?;
+        match stopped {
+            false => self.finish(begun)?,
+            // Stopped before the first step: nothing is lost, and the folder can be resumed all the same.
+            true if self.saved.is_none() && self.done > 0 => self.save()?,
+            true => {}
         }
         Ok(Summary { steps: self.done, loss: self.loss, stopped, path: self.saved.clone() })
     }
@@ -304,7 +332,7 @@ impl<'a> Run<'a> {
 
     fn save(&mut self) -> Result<(), TrainError> {
         let path = self.folder.checkpoint(self.done);
-        let state = State::new(self.done, self.loss, &self.data, &self.model);
+        let state = State::new((self.done, self.loss), self.session.precision, &self.data, &self.model);
         checkpoint::save(&self.session, &path, state)?;
         self.folder.prune(KEPT_CHECKPOINTS)?;
         self.saved = Some(path.clone());

@@ -196,12 +196,6 @@ impl Session {
         Ok(())
     }
 
-    /// Sets a tensor to zeros.
-    pub fn clear(&mut self, name: &str, ty: &TensorType) -> Result<(), TrainError> {
-        let buffer = self.tensor(name)?;
-        self.upload_zeros(buffer, ty.bytes())
-    }
-
     fn upload_zeros(&self, buffer: &Buffer, bytes: usize) -> Result<(), TrainError> {
         let zeros = vec![0u8; bytes.min(PIECE)];
         for offset in (0..bytes).step_by(PIECE) {

@@ -74,9 +74,9 @@ impl Source {
         let harmless = [".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
         let tied = self.architecture.head().weight != "lm_head.weight";
         let unknown = files.names().filter(|name| {
-            !used.contains(name)
-                && !harmless.iter().any(|end| name.ends_with(end))
-                && !(tied && *name == "lm_head.weight")
+            let known = used.contains(name) || harmless.iter().any(|end| name.ends_with(end));
+            let head_again = tied && *name == "lm_head.weight";
+            !known && !head_again
         });
         unknown.map(str::to_owned).collect()
     }
@@ -120,13 +120,7 @@ impl Source {
     /// Elements of all of the model's tensors.
     pub fn parameters(&self) -> u64 {
         self.tensors.values().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
-    }
-
-    /// The model's tensors in order of their names.
-    pub fn specs(&self) -> impl Iterator<Item = &TensorSpec> {
-        self.tensors.values()
-    }
-}
+    }}
 
 /// What a person said about adapters.
 #[derive(Clone, Copy, Debug, Default)]

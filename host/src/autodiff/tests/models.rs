@@ -68,7 +68,6 @@ fn program(model: &dyn Architecture, rows: usize, length: usize) -> (Program, Ve
         lora: None,
         full: true,
         dropout: false,
-        attention_lse: true,
         stored: &|_| DType::F32,
     };
     let built = models::loss_program(model, &options).unwrap();
