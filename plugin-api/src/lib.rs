@@ -12,8 +12,8 @@
 #![deny(unsafe_code)]
 
 pub mod abi;
+pub mod conformance;
 pub mod export;
 pub mod plan;
-pub mod conformance;
 pub mod program;
 pub mod reference;

@@ -120,7 +120,9 @@ impl Device for CpuDevice {
 
     fn upload(&mut self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         let Memory::Owned(memory) = &mut buffer.memory else {
-            return Err(Error::invalid_argument("the buffer is lent by the host and cannot be written").untouched());
+            return Err(
+                Error::invalid_argument("the buffer is lent by the host and cannot be written").untouched()
+            );
         };
         let range = memory.as_mut_slice().get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
         let range = range.ok_or_else(|| outside(offset, bytes.len()))?;
@@ -200,8 +202,11 @@ impl Device for CpuDevice {
 }
 
 fn outside(offset: usize, length: usize) -> Error {
-    Error::invalid_argument(format!("bytes {offset} to {} are not in the buffer", offset.saturating_add(length)))
-        .untouched()
+    Error::invalid_argument(format!(
+        "bytes {offset} to {} are not in the buffer",
+        offset.saturating_add(length)
+    ))
+    .untouched()
 }
 
 /// Threads that compute unless `open` says otherwise.

@@ -99,7 +99,12 @@ pub fn dequantize(step: &mut Step) {
 /// Scratch memory of `quantized_matmul`.
 pub fn workspace() -> Vec<Term> {
     // A tile of dequantized numbers; eight to a word at most.
-    let tile = Term { bytes: 4 * 8, dims: vec![(1, 0), (1, 1)], most: 4 * gemm::TILE_N * gemm::TILE_K, ..Term::default() };
+    let tile = Term {
+        bytes: 4 * 8,
+        dims: vec![(1, 0), (1, 1)],
+        most: 4 * gemm::TILE_N * gemm::TILE_K,
+        ..Term::default()
+    };
     let mut terms = gemm::workspace(0, 1);
     terms[1] = tile;
     terms

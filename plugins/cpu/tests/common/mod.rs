@@ -41,7 +41,8 @@ pub fn run_bytes(device: &mut CpuDevice, program: &Program, args: &[Tensor]) -> 
     device.run(&mut compiled, &mut bound, &mut bound_outputs)?;
     let states = arguments.iter().zip(program.args()).filter(|(_, arg)| arg.role == Role::State);
     let states = states.map(|(buffer, arg)| (buffer, program.ty(arg.value)));
-    let all = outputs.iter().zip(program.outputs().iter().map(|output| program.ty(output.value))).chain(states);
+    let all =
+        outputs.iter().zip(program.outputs().iter().map(|output| program.ty(output.value))).chain(states);
     let mut results = Vec::new();
     for (buffer, ty) in all {
         let mut bytes = vec![0; ty.bytes()];
@@ -57,5 +58,8 @@ pub fn run(device: &mut CpuDevice, program: &Program, args: &[Tensor]) -> Result
     let outputs = program.outputs().iter().map(|output| output.value);
     let states = program.args().iter().filter(|arg| arg.role == Role::State).map(|arg| arg.value);
     let types = outputs.chain(states).map(|value| program.ty(value));
-    types.zip(results).map(|(ty, bytes)| Tensor::from_bytes(ty, &bytes).map_err(|error| error.to_string())).collect()
+    types
+        .zip(results)
+        .map(|(ty, bytes)| Tensor::from_bytes(ty, &bytes).map_err(|error| error.to_string()))
+        .collect()
 }
