@@ -110,7 +110,7 @@ impl Device for CpuDevice {
     }
 
     fn adopt(&mut self, ty: &TensorType, memory: HostBytes) -> Result<Buffer, Error> {
-        if memory.as_slice().as_ptr().addr() % ty.dtype.size() == 0 {
+        if memory.as_slice().as_ptr().addr().is_multiple_of(ty.dtype.size()) {
             return Ok(self.buffer(Memory::Lent(memory)));
         }
         let mut buffer = self.allocate(ty)?;

@@ -78,7 +78,7 @@ pub fn exp(x: f32) -> f32 {
     // conversion saturates and e is NaN already.
     let n = to_int(n);
     let half = n >> 1;
-    e * power_of_two(half) * power_of_two(n - half)
+    e * power_of_two(half) * power_of_two(n.wrapping_sub(half))
 }
 
 /// |x| is small; a plain conversion that vectorizes: the bits of x + 1.5 * 2^23.
@@ -97,7 +97,7 @@ fn power_of_two(n: i32) -> f32 {
 pub fn tanh(x: f32) -> f32 {
     let z = x * x;
     let mut p = -6.045_165e-3;
-    p = z.mul_add(p, 2.096_132_9e-2);
+    p = z.mul_add(p, 2.096_133e-2);
     p = z.mul_add(p, -5.384_326_3e-2);
     p = z.mul_add(p, 1.333_271_9e-1);
     p = z.mul_add(p, -3.333_332_8e-1);
@@ -124,7 +124,7 @@ pub fn erf(x: f32) -> f32 {
     let t = if t > 4.1 { 4.1 } else { t };
     let mut q = 1.594_001_2e-6;
     q = t.mul_add(q, -4.522_831_5e-5);
-    q = t.mul_add(q, 5.900_143_6e-4);
+    q = t.mul_add(q, 5.900_144e-4);
     q = t.mul_add(q, -4.728_751_6e-3);
     q = t.mul_add(q, 2.633_626_6e-2);
     q = t.mul_add(q, -1.099_354_5e-1);

@@ -146,7 +146,7 @@ pub fn with_scratch(work: &mut [f32], each: usize, tasks: usize, f: impl Fn(&mut
 }
 
 /// Cuts pieces off a scratch memory.
-pub fn cut<'a, const N: usize>(mut scratch: &'a mut [f32], sizes: [usize; N]) -> [&'a mut [f32]; N] {
+pub fn cut<const N: usize>(mut scratch: &mut [f32], sizes: [usize; N]) -> [&mut [f32]; N] {
     sizes.map(|size| {
         let (piece, rest) = std::mem::take(&mut scratch).split_at_mut(size);
         scratch = rest;

@@ -34,7 +34,7 @@ pub fn workspace(a: usize, b: usize) -> Vec<Term> {
 #[derive(Clone)]
 pub enum Matrix<'a> {
     Plain(Src<'a>),
-    Quantized(Quantized<'a>),
+    Quantized(Box<Quantized<'a>>),
 }
 
 /// Address and strides of an f32 matrix.
@@ -120,7 +120,7 @@ impl<'a> Matrix<'a> {
             Matrix::Plain(x) => {
                 Matrix::Plain(x.view(at[0] * x.strides[0] + at[1] * x.strides[1], &size, &x.strides))
             }
-            Matrix::Quantized(x) => Matrix::Quantized(x.part(at, size)),
+            Matrix::Quantized(x) => Matrix::Quantized(Box::new(x.part(at, size))),
         }
     }
 
@@ -129,7 +129,7 @@ impl<'a> Matrix<'a> {
             Matrix::Plain(x) => {
                 Matrix::Plain(x.view(0, &[x.shape[1], x.shape[0]], &[x.strides[1], x.strides[0]]))
             }
-            Matrix::Quantized(x) => Matrix::Quantized(x.transposed()),
+            Matrix::Quantized(x) => Matrix::Quantized(Box::new(x.transposed())),
         }
     }
 }

@@ -113,7 +113,7 @@ pub fn workspace() -> Vec<Term> {
 pub fn matmul(step: &mut Step) {
     let [x, rest @ ..] = &step.src[..] else { return };
     let Some(Some(y)) = step.dst.first() else { return };
-    let matrix = Matrix::Quantized(Quantized::new(rest, step.attrs, y.dtype));
+    let matrix = Matrix::Quantized(Box::new(Quantized::new(rest, step.attrs, y.dtype)));
     let matrix = if step.attrs.get_bool("transpose") { matrix.transposed() } else { matrix };
     gemm::multiply(&Target { dst: y, start: 0 }, &Matrix::Plain(x.clone()), &matrix, step.work, true);
 }

@@ -1,4 +1,5 @@
 //! Runs programs on the plugin's device through the safe traits.
+#![allow(dead_code)] // each test binary uses its part
 
 use finetune_cpu::{Buffer, Cpu, CpuDevice};
 use finetune_plugin_api::export::{Bound, Device, Error, JsonObject, Options, Plugin};
