@@ -99,7 +99,9 @@ impl PlanOptions {
 /// result, and never again. The operand is then whole, contiguous and of the result's type.
 pub fn in_place_pairs(op: Op) -> &'static [(usize, usize)] {
     match op {
-        Op::Neg | Op::Abs | Op::Exp | Op::Log | Op::Sqrt | Op::Rsqrt | Op::Sin | Op::Cos | Op::Tanh => &[(0, 0)],
+        Op::Neg | Op::Abs | Op::Exp | Op::Log | Op::Sqrt | Op::Rsqrt | Op::Sin | Op::Cos | Op::Tanh => {
+            &[(0, 0)]
+        }
         Op::Erf | Op::Not | Op::Cast => &[(0, 0)],
         Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Max | Op::Min | Op::And | Op::Or | Op::Shl | Op::Shr => {
             &[(0, 0), (0, 1)]

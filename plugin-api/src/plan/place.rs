@@ -240,7 +240,8 @@ impl Planner<'_> {
 
     fn is_whole(&self, value: ValueId) -> bool {
         self.values[value.index()].as_ref().is_some_and(|(root, view)| {
-            view.is_plain() && view.shape.iter().product::<usize>() * view.stored.size() == self.roots[*root].bytes
+            view.is_plain()
+                && view.shape.iter().product::<usize>() * view.stored.size() == self.roots[*root].bytes
         })
     }
 
@@ -362,7 +363,14 @@ impl Planner<'_> {
         let views: Vec<Option<View>> =
             self.values.iter().map(|value| value.clone().map(|(root, view)| located(root, view))).collect();
         let workspace_bytes = self.workspace();
-        Plan { copies: copies.collect(), views, steps: self.steps, constants: self.constants, arena_bytes, workspace_bytes }
+        Plan {
+            copies: copies.collect(),
+            views,
+            steps: self.steps,
+            constants: self.constants,
+            arena_bytes,
+            workspace_bytes,
+        }
     }
 
     fn workspace(&self) -> usize {

@@ -116,7 +116,9 @@ fn scratch_memory_follows_the_terms() {
 #[test]
 fn options_cross_as_json() {
     let mut options = everything();
-    options.workspace.insert("matmul".into(), vec![Term { bytes: 4, dims: vec![(0, -1)], ..Term::default() }]);
+    options
+        .workspace
+        .insert("matmul".into(), vec![Term { bytes: 4, dims: vec![(0, -1)], ..Term::default() }]);
     let text = serde_json::to_string(&options).unwrap();
     assert_eq!(serde_json::from_str::<PlanOptions>(&text).unwrap(), options);
     assert_eq!(serde_json::from_str::<PlanOptions>("{}").unwrap(), PlanOptions::default());
@@ -278,7 +280,10 @@ fn simulate(program: &Program, plan: &Plan, options: &PlanOptions) {
         let node = &program.nodes()[step];
         for operand in &node.operands {
             let view = plan.views[operand.index()].as_ref().unwrap();
-            assert!(memory.holds(view, memory.owner(plan, *operand)), "{operand} is overwritten before {step}");
+            assert!(
+                memory.holds(view, memory.owner(plan, *operand)),
+                "{operand} is overwritten before {step}"
+            );
         }
         for result in &node.results {
             let Some(view) = &plan.views[result.index()] else { continue };

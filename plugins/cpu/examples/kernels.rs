@@ -69,10 +69,11 @@ fn attention(b: &mut Builder, grad: bool) -> Vec<ValueId> {
 fn main() -> Result<(), Error> {
     let filter = std::env::args().nth(1).unwrap_or_default();
     let mut device = Cpu::open(0, &Options::default())?;
-    let mut run = |name: &str, flops: f64, build: &dyn Fn(&mut Builder) -> Vec<ValueId>| match name.contains(&filter) {
-        true => time(&mut device, name, flops, build),
-        false => Ok(()),
-    };
+    let mut run =
+        |name: &str, flops: f64, build: &dyn Fn(&mut Builder) -> Vec<ValueId>| match name.contains(&filter) {
+            true => time(&mut device, name, flops, build),
+            false => Ok(()),
+        };
     for dtype in [DType::F32, DType::Bf16] {
         for (m, n, k, a, b) in [
             (1024, 576, 576, false, true),
@@ -98,7 +99,8 @@ fn main() -> Result<(), Error> {
     run("attention_grad 4x256x9x64", pairs * 10.0 * 64.0, &|b| attention(b, true))?;
     let rows = 1024;
     run("linear_cross_entropy f32, no dweight", 4.0 * (rows * 49152 * 576) as f64, &|b| {
-        let (x, w) = (b.input("x", ty(DType::F32, &[rows, 576])), b.input("w", ty(DType::F32, &[49152, 576])));
+        let (x, w) =
+            (b.input("x", ty(DType::F32, &[rows, 576])), b.input("w", ty(DType::F32, &[49152, 576])));
         let (t, s) = (b.input("t", ty(DType::U32, &[rows])), b.input("s", ty(DType::F32, &[rows])));
         b.push(Op::LinearCrossEntropy, &[x, w, t, s], Attrs::none())[..2].to_vec()
     })?;

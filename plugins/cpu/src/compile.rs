@@ -49,7 +49,9 @@ impl Executable {
         if bytes.end <= self.size(storage) {
             return Ok(());
         }
-        Err(Error::internal(format!("the plan has a view of bytes {bytes:?} outside of its storage {storage:?}")))
+        Err(Error::internal(format!(
+            "the plan has a view of bytes {bytes:?} outside of its storage {storage:?}"
+        )))
     }
 
     fn size(&self, storage: Storage) -> usize {
@@ -64,13 +66,16 @@ impl Executable {
     /// Runs the program on bound buffers.
     pub fn run(&self, mut binding: Binding) -> Result<(), Error> {
         self.check_binding(&binding)?;
-        let scratch = binding.scratch(self.plan.arena_bytes.next_multiple_of(ALIGN), self.plan.workspace_bytes);
+        let scratch =
+            binding.scratch(self.plan.arena_bytes.next_multiple_of(ALIGN), self.plan.workspace_bytes);
         for (number, &node) in self.plan.steps.iter().enumerate() {
             let node = &self.program.nodes()[node];
-            let view = |value: &finetune_plugin_api::program::ValueId| self.plan.views[value.index()].as_ref();
-            let src = node.operands.iter().zip(&self.shared[number]).filter_map(|(operand, shared)| {
-                Some(binding.src(&self.constants, view(operand)?, *shared))
-            });
+            let view =
+                |value: &finetune_plugin_api::program::ValueId| self.plan.views[value.index()].as_ref();
+            let src =
+                node.operands.iter().zip(&self.shared[number]).filter_map(|(operand, shared)| {
+                    Some(binding.src(&self.constants, view(operand)?, *shared))
+                });
             let dst = node.results.iter().map(|result| {
                 let view = view(result)?;
                 Some(binding.dst(view.storage, view.declared, &view.shape))

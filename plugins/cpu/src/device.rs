@@ -110,7 +110,7 @@ impl Device for CpuDevice {
     }
 
     fn adopt(&mut self, ty: &TensorType, memory: HostBytes) -> Result<Buffer, Error> {
-        if memory.as_slice().as_ptr().addr() % ty.dtype.size() == 0 {
+        if memory.as_slice().as_ptr().addr().is_multiple_of(ty.dtype.size()) {
             return Ok(self.buffer(Memory::Lent(memory)));
         }
         let mut buffer = self.allocate(ty)?;
@@ -120,7 +120,9 @@ impl Device for CpuDevice {
 
     fn upload(&mut self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         let Memory::Owned(memory) = &mut buffer.memory else {
-            return Err(Error::invalid_argument("the buffer is lent by the host and cannot be written").untouched());
+            return Err(
+                Error::invalid_argument("the buffer is lent by the host and cannot be written").untouched()
+            );
         };
         let range = memory.as_mut_slice().get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
         let range = range.ok_or_else(|| outside(offset, bytes.len()))?;
@@ -200,8 +202,11 @@ impl Device for CpuDevice {
 }
 
 fn outside(offset: usize, length: usize) -> Error {
-    Error::invalid_argument(format!("bytes {offset} to {} are not in the buffer", offset.saturating_add(length)))
-        .untouched()
+    Error::invalid_argument(format!(
+        "bytes {offset} to {} are not in the buffer",
+        offset.saturating_add(length)
+    ))
+    .untouched()
 }
 
 /// Threads that compute unless `open` says otherwise.

@@ -1,7 +1,9 @@
 //! Run-time choice of SIMD, and functions that vectorize.
 //!
-//! Loops inside [`simd`] are compiled once for each instruction set that pulp knows and the best one that the
-//! processor has is run; everything called there is `inline(always)` so that it is compiled along.
+//! A function written with [`vectorized!`] is compiled twice, for any processor and for one with AVX2 and FMA
+//! (other architectures have their vectors in the baseline), and the better one that the processor has is
+//! called. What it calls in its loops is `inline(always)`, so that it is compiled along: a call that is not
+//! inlined would be compiled for any processor, where a fused multiply-add is a slow library function.
 
 use std::sync::LazyLock;
 
@@ -9,16 +11,50 @@ use pulp::Arch;
 
 static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 
-/// Runs `f` compiled for the processor's vector instructions.
-#[inline(always)]
-pub fn simd<R>(f: impl FnOnce() -> R) -> R {
-    ARCH.dispatch(f)
+/// Whether the processor has AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx2() -> bool {
+    !matches!(*ARCH, Arch::Scalar)
 }
 
-/// What [`simd`] chose, for people.
-pub fn level() -> String {
-    format!("{:?}", *ARCH).to_lowercase()
+/// What is used, for people.
+pub fn level() -> &'static str {
+    match *ARCH {
+        Arch::Scalar => "baseline",
+        #[cfg(target_arch = "x86_64")]
+        _ => "avx2",
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => "vectors of the baseline",
+    }
 }
+
+macro_rules! vectorized {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $([$($param:ident : $bound:path),*])?
+     ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name $(<$($param: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body $(<$($param: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2 $(<$($param: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? {
+                    body $(::<$($param),*>)? ($($arg),*)
+                }
+
+                if $crate::simd::has_avx2() {
+                    // SAFETY: the processor has these instructions.
+                    #[allow(unsafe_code)]
+                    return unsafe { avx2 $(::<$($param),*>)? ($($arg),*) };
+                }
+            }
+            body $(::<$($param),*>)? ($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorized;
 
 /// e^x within 2 units in the last place, gradual underflow included.
 #[inline(always)]
@@ -42,7 +78,7 @@ pub fn exp(x: f32) -> f32 {
     // conversion saturates and e is NaN already.
     let n = to_int(n);
     let half = n >> 1;
-    e * power_of_two(half) * power_of_two(n - half)
+    e * power_of_two(half) * power_of_two(n.wrapping_sub(half))
 }
 
 /// |x| is small; a plain conversion that vectorizes: the bits of x + 1.5 * 2^23.
@@ -61,7 +97,7 @@ fn power_of_two(n: i32) -> f32 {
 pub fn tanh(x: f32) -> f32 {
     let z = x * x;
     let mut p = -6.045_165e-3;
-    p = z.mul_add(p, 2.096_132_9e-2);
+    p = z.mul_add(p, 2.096_133e-2);
     p = z.mul_add(p, -5.384_326_3e-2);
     p = z.mul_add(p, 1.333_271_9e-1);
     p = z.mul_add(p, -3.333_332_8e-1);
@@ -88,7 +124,7 @@ pub fn erf(x: f32) -> f32 {
     let t = if t > 4.1 { 4.1 } else { t };
     let mut q = 1.594_001_2e-6;
     q = t.mul_add(q, -4.522_831_5e-5);
-    q = t.mul_add(q, 5.900_143_6e-4);
+    q = t.mul_add(q, 5.900_144e-4);
     q = t.mul_add(q, -4.728_751_6e-3);
     q = t.mul_add(q, 2.633_626_6e-2);
     q = t.mul_add(q, -1.099_354_5e-1);
@@ -164,6 +200,16 @@ pub fn max_of(values: &[f32]) -> f32 {
 #[inline(always)]
 pub fn long_sum(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     values.chunks(512).map(|piece| f64::from(sum(piece.len(), |i| f(piece[i])))).sum()
+}
+
+/// The sum of the products of two long slices, added up like [`long_sum`].
+#[inline(always)]
+pub fn long_dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut dot = 0.0;
+    for (a, b) in a.chunks(512).zip(b.chunks(512)) {
+        dot += f64::from(sum(a.len().min(b.len()), |i| a[i] * b[i]));
+    }
+    dot
 }
 
 #[cfg(test)]

@@ -154,7 +154,13 @@ impl<'a> Src<'a> {
     /// # Safety
     /// `ptr` is aligned for `stored` and every element of the view lies in memory that is initialised and
     /// readable for `'a`. If the step writes any of it, `shared` is set and the rules of the module are kept.
-    pub unsafe fn new(ptr: *const u8, stored: DType, shape: &[usize], strides: &[usize], shared: bool) -> Src<'a> {
+    pub unsafe fn new(
+        ptr: *const u8,
+        stored: DType,
+        shape: &[usize],
+        strides: &[usize],
+        shared: bool,
+    ) -> Src<'a> {
         let layout = Layout::new(shape, strides);
         let (shape, strides) = (shape.to_vec(), strides.to_vec());
         Src { ptr, stored, shape, strides, layout, shared, lifetime: PhantomData }
@@ -200,9 +206,14 @@ impl<'a> Src<'a> {
             DType::F16 => {
                 self.each::<f16, f32>(start, into, f16::to_f32, |from, to| from.convert_to_f32_slice(to));
             }
-            DType::U32 => self.each::<u32, f32>(start, into, |x| x as f32, |from, to| {
-                from.iter().zip(to).for_each(|(x, y)| *y = *x as f32);
-            }),
+            DType::U32 => self.each::<u32, f32>(
+                start,
+                into,
+                |x| x as f32,
+                |from, to| {
+                    from.iter().zip(to).for_each(|(x, y)| *y = *x as f32);
+                },
+            ),
             _ => self.each::<u8, f32>(start, into, f32::from, |from, to| {
                 from.iter().zip(to).for_each(|(x, y)| *y = f32::from(*x));
             }),

@@ -116,7 +116,8 @@ fn the_planned_peak_is_not_below_what_is_used_and_near_it() {
 fn memory_is_given_back() {
     let mut device = common::open(2);
     let program = step_program(DType::F32);
-    let small = text::parse("finetune.program 1\n%0 = input \"x\" : f32[64]\noutput \"y\" = %0\nend\n").unwrap();
+    let small =
+        text::parse("finetune.program 1\n%0 = input \"x\" : f32[64]\noutput \"y\" = %0\nend\n").unwrap();
     let large = device.compile(program.clone()).unwrap();
     let with_one = device.memory().unwrap().used;
     let again = device.compile(program).unwrap();
@@ -150,7 +151,8 @@ fn lent_memory_is_read_in_place_and_never_written() {
     let mut read = vec![0; 12];
     device.download(&lent, 0, &mut read).unwrap();
     assert_eq!(read, bytes);
-    let program = "finetune.program 1\n%0 = state \"x\" : f32[3]\n%1 = neg(%0) : f32[3]\nupdate %0 = %1\nend\n";
+    let program =
+        "finetune.program 1\n%0 = state \"x\" : f32[3]\n%1 = neg(%0) : f32[3]\nupdate %0 = %1\nend\n";
     let mut compiled = device.compile(text::parse(program).unwrap()).unwrap();
     let error = device.run(&mut compiled, &mut [Bound::Mut(&mut lent)], &mut []).unwrap_err();
     assert!(error.state_untouched() && error.message().contains("read only"), "{error}");

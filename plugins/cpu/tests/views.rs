@@ -140,7 +140,9 @@ fn f32_operands_may_be_stored_in_half_precision() {
                 false => tensor.clone(),
             };
             let widened = |tensor: &Tensor| match wide(tensor) {
-                true => Tensor::float(DType::F32, &tensor.ty().shape, narrow(tensor).floats().to_vec()).unwrap(),
+                true => {
+                    Tensor::float(DType::F32, &tensor.ty().shape, narrow(tensor).floats().to_vec()).unwrap()
+                }
                 false => tensor.clone(),
             };
             let as_f32 = |b: &mut Builder, value: ValueId, ty: &TensorType| b.cast(value, ty.dtype);

@@ -3,7 +3,7 @@
 use finetune_plugin_api::program::Op;
 
 use super::{BLOCK, Step, blocks};
-use crate::simd::{self, simd};
+use crate::simd::{self, vectorized};
 
 /// Value and derivative.
 trait Activation: Sync {
@@ -80,6 +80,35 @@ pub fn gated(step: &mut Step) {
     }
 }
 
+vectorized! {
+    fn values[A: Activation](x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = A::value(*x));
+    }
+}
+
+vectorized! {
+    /// dy times the slope at x, into x.
+    fn slopes[A: Activation](x: &mut [f32], dy: &[f32]) {
+        x.iter_mut().zip(dy).for_each(|(x, dy)| *x = dy * A::both(*x).1);
+    }
+}
+
+vectorized! {
+    fn gates[A: Activation](gate: &mut [f32], up: &[f32]) {
+        gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = A::value(*gate) * up);
+    }
+}
+
+vectorized! {
+    /// The gradients of gate and up, in their places.
+    fn gate_grads[A: Activation](gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+        for ((gate, up), dy) in gate.iter_mut().zip(up).zip(dy) {
+            let (y, slope) = A::both(*gate);
+            (*gate, *up) = (dy * *up * slope, dy * y);
+        }
+    }
+}
+
 fn plain_as<A: Activation>(step: &mut Step) {
     let Some(y) = step.out() else { return };
     let x = &step.src[0];
@@ -89,10 +118,10 @@ fn plain_as<A: Activation>(step: &mut Step) {
         let (a, b) = (&mut a[..count], &mut b[..count]);
         x.load(start, a);
         match dy {
-            None => simd(|| a.iter_mut().for_each(|x| *x = A::value(*x))),
+            None => values::<A>(a),
             Some(dy) => {
                 dy.load(start, b);
-                simd(|| a.iter_mut().zip(&*b).for_each(|(x, dy)| *x = dy * A::both(*x).1));
+                slopes::<A>(a, b);
             }
         }
         y.store(start, a);
@@ -108,17 +137,12 @@ fn gated_as<A: Activation>(step: &mut Step) {
         gate.load(start, a);
         up.load(start, b);
         let Some(dy) = rest.first() else {
-            simd(|| a.iter_mut().zip(&*b).for_each(|(gate, up)| *gate = A::value(*gate) * up));
+            gates::<A>(a, b);
             step.dst[0].iter().for_each(|y| y.store(start, a));
             return;
         };
         dy.load(start, c);
-        simd(|| {
-            for ((gate, up), dy) in a.iter_mut().zip(&mut *b).zip(&*c) {
-                let (y, slope) = A::both(*gate);
-                (*gate, *up) = (dy * *up * slope, dy * y);
-            }
-        });
+        gate_grads::<A>(a, b, c);
         step.dst[0].iter().for_each(|dgate| dgate.store(start, a));
         step.dst[1].iter().for_each(|dup| dup.store(start, b));
     });

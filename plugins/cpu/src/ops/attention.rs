@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::Step;
 use super::gemm::small;
-use crate::simd::{self, simd};
+use crate::simd::{self, vectorized};
 use crate::storage::{Dst, Src};
 
 /// Queries and keys of a block.
@@ -22,7 +22,11 @@ pub fn workspace(threads: usize) -> Vec<Term> {
         dims: dims.to_vec(),
         ..Term::default()
     };
-    vec![of(QUERIES * KEYS + 2 * QUERIES, &[]), of(QUERIES + KEYS, &[(0, -1)]), of(QUERIES + KEYS, &[(2, -1)])]
+    vec![
+        of(QUERIES * KEYS + 2 * QUERIES, &[]),
+        of(QUERIES + KEYS, &[(0, -1)]),
+        of(QUERIES + KEYS, &[(2, -1)]),
+    ]
 }
 
 /// Sizes, and which keys a query sees.
@@ -142,7 +146,7 @@ pub fn with_scratch(work: &mut [f32], each: usize, tasks: usize, f: impl Fn(&mut
 }
 
 /// Cuts pieces off a scratch memory.
-pub fn cut<'a, const N: usize>(mut scratch: &'a mut [f32], sizes: [usize; N]) -> [&'a mut [f32]; N] {
+pub fn cut<const N: usize>(mut scratch: &mut [f32], sizes: [usize; N]) -> [&mut [f32]; N] {
     sizes.map(|size| {
         let (piece, rest) = std::mem::take(&mut scratch).split_at_mut(size);
         scratch = rest;
@@ -215,10 +219,13 @@ impl Task<'_> {
         for (i, query) in self.queries.clone().enumerate() {
             let acc = &mut acc[i * value_channels..(i + 1) * value_channels];
             if sum[i] > 0.0 {
-                simd(|| acc.iter_mut().for_each(|x| *x /= sum[i]));
+                acc.iter_mut().for_each(|x| *x /= sum[i]);
             }
             if let Some(out) = out {
-                out.store(((self.batch * self.shape.queries + query) * heads + self.head) * value_channels, acc);
+                out.store(
+                    ((self.batch * self.shape.queries + query) * heads + self.head) * value_channels,
+                    acc,
+                );
             }
             if let Some(lse) = lse {
                 let value = if sum[i] > 0.0 { max[i] + sum[i].ln() } else { f32::NEG_INFINITY };
@@ -228,9 +235,9 @@ impl Task<'_> {
     }
 }
 
-/// Turns a row of scores into exponentials above the new maximum and scales what was summed before.
-fn online(row: &mut [f32], max: &mut f32, sum: &mut f32, acc: &mut [f32]) {
-    simd(|| {
+vectorized! {
+    /// Turns a row of scores into exponentials above the new maximum and scales what was summed before.
+    fn online(row: &mut [f32], max: &mut f32, sum: &mut f32, acc: &mut [f32]) {
         let new = simd::max(simd::max_of(row), *max);
         if new == f32::NEG_INFINITY {
             return row.fill(0.0);
@@ -238,9 +245,7 @@ fn online(row: &mut [f32], max: &mut f32, sum: &mut f32, acc: &mut [f32]) {
         let factor = simd::exp(*max - new);
         row.iter_mut().for_each(|x| *x = simd::exp(*x - new));
         *sum = *sum * factor + simd::sum(row.len(), |i| row[i]);
-        if factor != 1.0 {
-            acc.iter_mut().for_each(|x| *x *= factor);
-        }
+        acc.iter_mut().for_each(|x| *x *= factor);
         *max = new;
-    });
+    }
 }

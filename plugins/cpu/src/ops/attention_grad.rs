@@ -8,7 +8,7 @@ use finetune_plugin_api::plan::Term;
 use super::Step;
 use super::attention::{KEYS, QUERIES, Shape, Visible, cut, load_rows, with_scratch};
 use super::gemm::small;
-use crate::simd::{self, simd};
+use crate::simd::{self, vectorized};
 use crate::storage::{Dst, Src};
 
 /// Scratch memory for so many threads.
@@ -142,7 +142,7 @@ impl Task<'_> {
         for (i, query) in queries.enumerate() {
             load_rows(out, self.batch, query..query + 1, head, &mut row);
             let dout = &s.dout[i * width..(i + 1) * width];
-            s.delta[i] = simd(|| simd::sum(width, |c| row[c] * dout[c]));
+            s.delta[i] = dot(&row, dout);
         }
     }
 
@@ -155,17 +155,7 @@ impl Task<'_> {
             self.scores(s, queries.clone(), keys.clone());
             let rows = s.p.chunks_mut(keys.len()).zip(s.dp.chunks(keys.len()));
             for (i, (p, dp)) in rows.take(queries.len()).enumerate() {
-                simd(|| {
-                    let new = simd::max(simd::max_of(p), s.lse[i]);
-                    if new == f32::NEG_INFINITY {
-                        return;
-                    }
-                    let factor = simd::exp(s.lse[i] - new);
-                    p.iter_mut().for_each(|x| *x = simd::exp(*x - new));
-                    sums[i] = sums[i] * factor + simd::sum(p.len(), |j| p[j]);
-                    s.delta[i] = s.delta[i] * factor + simd::sum(p.len(), |j| p[j] * dp[j]);
-                    s.lse[i] = new;
-                });
+                online(p, dp, &mut s.lse[i], &mut sums[i], &mut s.delta[i]);
             }
         }
         for (i, sum) in sums.iter().enumerate() {
@@ -201,12 +191,7 @@ impl Task<'_> {
             let (lse, delta) = (s.lse[i], s.delta[i]);
             // A query that sees no key has no lse, and all its scores are hidden.
             let lse = if lse == f32::NEG_INFINITY { 0.0 } else { lse };
-            simd(|| {
-                for (p, dp) in p.iter_mut().zip(dp) {
-                    *p = simd::exp(*p - lse);
-                    *dp = *p * (*dp - delta) * scale;
-                }
-            });
+            probabilities(p, dp, lse, delta, scale);
         }
         let (p, ds) = (&s.p[..rows * columns], &s.dp[..rows * columns]);
         let dq = (&mut s.dq[..rows * channels], channels);
@@ -215,5 +200,36 @@ impl Task<'_> {
         small(dk, [columns, channels, rows], (ds, 1, columns), (s.q, channels, 1), 1.0, true);
         let dv = (&mut s.dv[keys.start * value_channels..keys.end * value_channels], value_channels);
         small(dv, [columns, value_channels, rows], (p, 1, columns), (s.dout, value_channels, 1), 1.0, true);
+    }
+}
+
+vectorized! {
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        simd::long_dot(a, b) as f32
+    }
+}
+
+vectorized! {
+    /// One block of the pass that finds the sum of exponentials and that of their products with dp.
+    fn online(p: &mut [f32], dp: &[f32], max: &mut f32, sum: &mut f32, delta: &mut f32) {
+        let new = simd::max(simd::max_of(p), *max);
+        if new == f32::NEG_INFINITY {
+            return;
+        }
+        let factor = simd::exp(*max - new);
+        p.iter_mut().for_each(|x| *x = simd::exp(*x - new));
+        *sum = *sum * factor + simd::sum(p.len(), |j| p[j]);
+        *delta = *delta * factor + simd::sum(p.len().min(dp.len()), |j| p[j] * dp[j]);
+        *max = new;
+    }
+}
+
+vectorized! {
+    /// Scores become probabilities, dp the gradient of the scores.
+    fn probabilities(p: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32) {
+        for (p, dp) in p.iter_mut().zip(dp) {
+            *p = simd::exp(*p - lse);
+            *dp = *p * (*dp - delta) * scale;
+        }
     }
 }

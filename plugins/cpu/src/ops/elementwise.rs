@@ -4,42 +4,81 @@
 use finetune_plugin_api::program::{DType, Op};
 
 use super::{BLOCK, Step, blocks};
-use crate::simd::{self, simd};
+use crate::simd::{self, vectorized};
 use crate::storage::{Dst, Src};
 
+/// A function of one number. Functions that are `inline(always)` are compiled into the loop.
+trait Unary: Fn(f32) -> f32 + Sync {}
+impl<F: Fn(f32) -> f32 + Sync> Unary for F {}
+trait Binary: Fn(f32, f32) -> f32 + Sync {}
+impl<F: Fn(f32, f32) -> f32 + Sync> Binary for F {}
+trait BinaryU32: Fn(u32, u32) -> u32 + Sync {}
+impl<F: Fn(u32, u32) -> u32 + Sync> BinaryU32 for F {}
+
+vectorized! {
+    fn map_block[F: Unary](y: &mut [f32], a: &[f32], f: &F) {
+        y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a));
+    }
+}
+
+vectorized! {
+    fn zip_block[F: Binary](y: &mut [f32], a: &[f32], b: &[f32], f: &F) {
+        y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
+    }
+}
+
+vectorized! {
+    fn zip_block_u32[F: BinaryU32](y: &mut [u32], a: &[u32], b: &[u32], f: &F) {
+        y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
+    }
+}
+
+vectorized! {
+    /// a where c is not 0, else b; into a.
+    fn select_block(c: &[u32], a: &mut [f32], b: &[f32]) {
+        for ((c, a), b) in c.iter().zip(a).zip(b) {
+            *a = if *c != 0 { *a } else { *b };
+        }
+    }
+}
+
+vectorized! {
+    fn select_block_u32(c: &[u32], a: &mut [u32], b: &[u32]) {
+        for ((c, a), b) in c.iter().zip(a).zip(b) {
+            *a = if *c != 0 { *a } else { *b };
+        }
+    }
+}
+
 /// y = f(x) in f32.
-fn map(x: &Src, y: &Dst, f: impl Fn(f32) -> f32 + Sync) {
+fn map(x: &Src, y: &Dst, f: impl Unary) {
     blocks(y.elements(), |start, count| {
         let (mut a, mut out) = ([0.0; BLOCK], [0.0; BLOCK]);
         let (a, out) = (x.borrow(start, &mut a[..count]), &mut out[..count]);
-        simd(|| out.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a)));
+        map_block(out, a, &f);
         y.store(start, out);
     });
 }
 
 /// y = f(a, b) in f32.
-fn zip(a: &Src, b: &Src, y: &Dst, f: impl Fn(f32, f32) -> f32 + Sync) {
+fn zip(a: &Src, b: &Src, y: &Dst, f: impl Binary) {
     blocks(y.elements(), |start, count| {
         let (mut left, mut right, mut out) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
         let left = a.borrow(start, &mut left[..count]);
         let right = b.borrow(start, &mut right[..count]);
         let out = &mut out[..count];
-        simd(|| out.iter_mut().zip(left.iter().zip(right)).for_each(|(y, (&a, &b))| *y = f(a, b)));
+        zip_block(out, left, right, &f);
         y.store(start, out);
     });
 }
 
 /// y = f(a, b) in u32; `bool` as 0 and 1.
-fn zip_u32(a: &Src, b: &Src, y: &Dst, f: impl Fn(u32, u32) -> u32 + Sync) {
+fn zip_u32(a: &Src, b: &Src, y: &Dst, f: impl BinaryU32) {
     blocks(y.elements(), |start, count| {
         let (mut left, mut right, mut out) = ([0; BLOCK], [0; BLOCK], [0; BLOCK]);
         a.load_u32(start, &mut left[..count]);
         b.load_u32(start, &mut right[..count]);
-        simd(|| {
-            for (y, (&a, &b)) in out.iter_mut().zip(left.iter().zip(&right)) {
-                *y = f(a, b);
-            }
-        });
+        zip_block_u32(&mut out, &left, &right, &f);
         y.store_u32(start, &out[..count]);
     });
 }
@@ -145,12 +184,8 @@ pub fn select(step: &mut Step) {
             cond.load_u32(start, &mut c[..count]);
             a.load_u32(start, &mut left[..count]);
             b.load_u32(start, &mut right[..count]);
-            simd(|| {
-                for ((c, a), b) in c.iter_mut().zip(&left).zip(&right) {
-                    *c = if *c != 0 { *a } else { *b };
-                }
-            });
-            y.store_u32(start, &c[..count]);
+            select_block_u32(&c, &mut left, &right);
+            y.store_u32(start, &left[..count]);
         });
     }
     blocks(y.elements(), |start, count| {
@@ -158,11 +193,7 @@ pub fn select(step: &mut Step) {
         cond.load_u32(start, &mut c[..count]);
         a.load(start, &mut left[..count]);
         b.load(start, &mut right[..count]);
-        simd(|| {
-            for ((c, a), b) in c.iter().zip(&mut left).zip(&right) {
-                *a = if *c != 0 { *a } else { *b };
-            }
-        });
+        select_block(&c, &mut left, &right);
         y.store(start, &left[..count]);
     });
 }

@@ -34,7 +34,7 @@ pub fn workspace(a: usize, b: usize) -> Vec<Term> {
 #[derive(Clone)]
 pub enum Matrix<'a> {
     Plain(Src<'a>),
-    Quantized(Quantized<'a>),
+    Quantized(Box<Quantized<'a>>),
 }
 
 /// Address and strides of an f32 matrix.
@@ -55,11 +55,9 @@ impl Matrix<'_> {
 
     fn raw(&self) -> Option<Raw> {
         match self {
-            Matrix::Plain(x) if x.stored == DType::F32 => Some(Raw {
-                ptr: x.ptr().cast(),
-                rows: x.strides[0] as isize,
-                columns: x.strides[1] as isize,
-            }),
+            Matrix::Plain(x) if x.stored == DType::F32 => {
+                Some(Raw { ptr: x.ptr().cast(), rows: x.strides[0] as isize, columns: x.strides[1] as isize })
+            }
             _ => None,
         }
     }
@@ -78,7 +76,9 @@ impl Matrix<'_> {
             true => (x.view(start, &[size[1], size[0]], &[x.strides[1], 1]), size[0], (1, size[0] as isize)),
         };
         let group = (4096 / length).max(1);
-        into.par_chunks_mut(group * length).enumerate().for_each(|(i, rows)| tile.load(i * group * length, rows));
+        into.par_chunks_mut(group * length)
+            .enumerate()
+            .for_each(|(i, rows)| tile.load(i * group * length, rows));
         strides
     }
 }
@@ -120,7 +120,7 @@ impl<'a> Matrix<'a> {
             Matrix::Plain(x) => {
                 Matrix::Plain(x.view(at[0] * x.strides[0] + at[1] * x.strides[1], &size, &x.strides))
             }
-            Matrix::Quantized(x) => Matrix::Quantized(x.part(at, size)),
+            Matrix::Quantized(x) => Matrix::Quantized(Box::new(x.part(at, size))),
         }
     }
 
@@ -129,7 +129,7 @@ impl<'a> Matrix<'a> {
             Matrix::Plain(x) => {
                 Matrix::Plain(x.view(0, &[x.shape[1], x.shape[0]], &[x.strides[1], x.strides[0]]))
             }
-            Matrix::Quantized(x) => Matrix::Quantized(x.transposed()),
+            Matrix::Quantized(x) => Matrix::Quantized(Box::new(x.transposed())),
         }
     }
 }
@@ -152,7 +152,8 @@ pub fn accumulate(
     }
     let tile_m = if a.raw().is_some() { m } else { TILE_M.min(m) };
     let tile_n = if b.raw().is_some() { n } else { TILE_N.min(n) };
-    let [width_a, width_b] = [(a, tile_m), (b, tile_n)].map(|(x, width)| if x.raw().is_some() { 0 } else { width });
+    let [width_a, width_b] =
+        [(a, tile_m), (b, tile_n)].map(|(x, width)| if x.raw().is_some() { 0 } else { width });
     let tile_k = TILE_K.min(k).min(work.len() / (width_a + width_b));
     let size_of_a = width_a * tile_k;
     let (work_a, work_b) = work.split_at_mut(size_of_a);
@@ -185,7 +186,14 @@ fn tile_of(x: &Matrix, at: [usize; 2], size: [usize; 2], work: &mut [f32]) -> Ra
 }
 
 #[allow(unsafe_code)]
-fn product((out, stride): (*mut f32, isize), [m, n, k]: [usize; 3], a: Raw, b: Raw, add: bool, threads: bool) {
+fn product(
+    (out, stride): (*mut f32, isize),
+    [m, n, k]: [usize; 3],
+    a: Raw,
+    b: Raw,
+    add: bool,
+    threads: bool,
+) {
     let parallelism = match threads && m * n * k > SERIAL {
         true => Parallelism::Rayon(rayon::current_num_threads()),
         false => Parallelism::None,
@@ -195,8 +203,25 @@ fn product((out, stride): (*mut f32, isize), [m, n, k]: [usize; 3], a: Raw, b: R
     // planned in place.
     unsafe {
         gemm::gemm(
-            m, n, k, out, 1, stride, add, a.ptr, a.columns, a.rows, b.ptr, b.columns, b.rows, 1.0, 1.0, false,
-            false, false, parallelism,
+            m,
+            n,
+            k,
+            out,
+            1,
+            stride,
+            add,
+            a.ptr,
+            a.columns,
+            a.rows,
+            b.ptr,
+            b.columns,
+            b.rows,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
         );
     }
 }

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::Step;
 use super::gemm::{self, Matrix, Target};
-use crate::simd::{self, simd};
+use super::softmax::softmax;
+use crate::simd::vectorized;
 use crate::storage::Src;
 
 /// The most logits that are held at a time.
@@ -22,21 +23,20 @@ pub fn workspace() -> Vec<Term> {
     [vec![logits, one_row, dweight], gemm::workspace(0, 1)].concat()
 }
 
+vectorized! {
+    fn scale(row: &mut [f32], factor: f32) {
+        row.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
 /// Replaces the logits of a row by the gradient of its loss; returns the loss.
 fn row_loss(row: &mut [f32], target: usize, weight: f32) -> f64 {
     let target = target.min(row.len() - 1);
-    let (shifted, sum) = simd(|| {
-        let max = simd::max_of(row);
-        let shifted = row[target] - max;
-        row.iter_mut().for_each(|x| *x = simd::exp(*x - max));
-        let sum = simd::long_sum(row, |x| x);
-        let divisor = sum as f32;
-        row.iter_mut().for_each(|x| *x /= divisor);
-        (shifted, sum)
-    });
+    let chosen = row[target];
+    let (max, sum) = softmax(row);
     row[target] -= 1.0;
-    simd(|| row.iter_mut().for_each(|x| *x *= weight));
-    f64::from(weight) * (sum.ln() - f64::from(shifted))
+    scale(row, weight);
+    f64::from(weight) * (sum.ln() - f64::from(chosen - max))
 }
 
 pub fn cross_entropy(step: &mut Step) {

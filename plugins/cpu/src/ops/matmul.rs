@@ -12,12 +12,13 @@ pub fn run(step: &mut Step) {
     let Some(Some(y)) = step.dst.first() else { return };
     let batch: usize = a.shape[..a.shape.len() - 2].iter().product();
     let pair = |i: usize| {
-        (Target { dst: y, start: i * (y.elements() / batch) }, [(a, transposes[0]), (b, transposes[1])].map(
-            |(x, transposed)| {
+        (
+            Target { dst: y, start: i * (y.elements() / batch) },
+            [(a, transposes[0]), (b, transposes[1])].map(|(x, transposed)| {
                 let x = Matrix::Plain(matrix(x, i));
                 if transposed { x.transposed() } else { x }
-            },
-        ))
+            }),
+        )
     };
     let plain = [a.stored, b.stored, y.dtype] == [DType::F32; 3];
     let work_of_one = y.elements() / batch * a.shape[a.shape.len() - 1 - usize::from(transposes[0])].max(1);

@@ -74,10 +74,45 @@ pub const NATIVE: &[&str] = &[
 
 /// Ops whose kernels keep the contract of [`finetune_plugin_api::plan::in_place_pairs`].
 pub const IN_PLACE: &[&str] = &[
-    "neg", "abs", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf", "not", "add", "sub", "mul", "div",
-    "max", "min", "and", "or", "shl", "shr", "compare", "select", "softmax", "softmax_grad", "rms_norm",
-    "rms_norm_grad", "layer_norm", "layer_norm_grad", "rope", "activation", "activation_grad", "gated",
-    "gated_grad", "dropout", "cross_entropy", "scatter_add", "update_slice", "adamw",
+    "neg",
+    "abs",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "sin",
+    "cos",
+    "tanh",
+    "erf",
+    "not",
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "max",
+    "min",
+    "and",
+    "or",
+    "shl",
+    "shr",
+    "compare",
+    "select",
+    "softmax",
+    "softmax_grad",
+    "rms_norm",
+    "rms_norm_grad",
+    "layer_norm",
+    "layer_norm_grad",
+    "rope",
+    "activation",
+    "activation_grad",
+    "gated",
+    "gated_grad",
+    "dropout",
+    "cross_entropy",
+    "scatter_add",
+    "update_slice",
+    "adamw",
 ];
 
 /// Scratch memory by op, for so many threads.
@@ -97,7 +132,9 @@ pub fn workspace(threads: usize) -> BTreeMap<String, Vec<Term>> {
 /// Executes one step.
 pub fn execute(step: &mut Step) -> Result<(), Error> {
     match step.op {
-        Op::Constant | Op::Iota | Op::Reshape | Op::Permute | Op::Broadcast | Op::Slice => movement::run(step),
+        Op::Constant | Op::Iota | Op::Reshape | Op::Permute | Op::Broadcast | Op::Slice => {
+            movement::run(step)
+        }
         Op::Pad | Op::Concat | Op::DynamicSlice | Op::UpdateSlice => movement::run(step),
         Op::RandomBits | Op::Dropout => random::run(step),
         Op::Cast | Op::Neg | Op::Abs | Op::Exp | Op::Log | Op::Sqrt | Op::Rsqrt | Op::Sin | Op::Cos => {

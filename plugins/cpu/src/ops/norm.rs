@@ -5,7 +5,7 @@ use finetune_plugin_api::program::Op;
 use rayon::prelude::*;
 
 use super::{Step, parallel, row_grain, rows_and_width};
-use crate::simd::{self, simd};
+use crate::simd::{self, vectorized};
 use crate::storage::{Dst, Src};
 
 /// Into so many parts the rows are cut to add up gradients of weights, so that the order of additions does
@@ -37,6 +37,38 @@ fn normalise(row: &mut [f32], centre: bool, eps: f32) -> f32 {
     r
 }
 
+vectorized! {
+    fn forward_row(row: &mut [f32], weight: &[f32], bias: Option<&[f32]>, centre: bool, eps: f32) {
+        normalise(row, centre, eps);
+        row.iter_mut().zip(weight).for_each(|(x, w)| *x *= w);
+        if let Some(bias) = bias {
+            row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+        }
+    }
+}
+
+vectorized! {
+    /// x becomes its normalised form n, dy the gradient of x; adds the row's part to dweight and dbias.
+    fn grad_row(
+        x: &mut [f32], dy: &mut [f32], weight: &[f32], dweight: &mut [f32], dbias: &mut [f32], centre: bool, eps: f32,
+    ) {
+        let width = weight.len() as f64;
+        let r = normalise(x, centre, eps);
+        for ((sum, dy), n) in dweight.iter_mut().zip(&*dy).zip(&*x) {
+            *sum += dy * n;
+        }
+        dbias.iter_mut().zip(&*dy).for_each(|(sum, dy)| *sum += dy);
+        // dn = dy w; dx = r (dn - n mean(dn n)), less its mean for layer norm.
+        dy.iter_mut().zip(weight).for_each(|(dy, w)| *dy *= w);
+        let along = (simd::long_dot(dy, x) / width) as f32;
+        dy.iter_mut().zip(&*x).for_each(|(dn, n)| *dn = r * (*dn - n * along));
+        if centre {
+            let mean = (simd::long_sum(dy, |x| x) / width) as f32;
+            dy.iter_mut().for_each(|dx| *dx -= mean);
+        }
+    }
+}
+
 pub fn forward(step: &mut Step) {
     let (x, Some(y)) = (&step.src[0], step.out()) else { return };
     let (rows, width) = rows_and_width(&y.shape);
@@ -47,13 +79,7 @@ pub fn forward(step: &mut Step) {
         let mut row = vec![0.0; width];
         for i in range {
             x.load(i * width, &mut row);
-            simd(|| {
-                normalise(&mut row, centre, eps);
-                row.iter_mut().zip(&weight).for_each(|(x, w)| *x *= w);
-                if let Some(bias) = &bias {
-                    row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-                }
-            });
+            forward_row(&mut row, &weight, bias.as_deref(), centre, eps);
             y.store(i * width, &row);
         }
     });
@@ -105,25 +131,7 @@ impl Task<'_> {
         let (mut n, mut dy) = (vec![0.0; width], vec![0.0; width]);
         self.x.load(row * width, &mut n);
         self.dy.load(row * width, &mut dy);
-        simd(|| {
-            let r = normalise(&mut n, self.centre, self.eps);
-            for ((sum, dy), n) in dweight.iter_mut().zip(&dy).zip(&n) {
-                *sum += dy * n;
-            }
-            dbias.iter_mut().zip(&dy).for_each(|(sum, dy)| *sum += dy);
-            // dn = dy w; dx = r (dn - n mean(dn n)), less its mean for layer norm.
-            dy.iter_mut().zip(self.weight).for_each(|(dy, w)| *dy *= w);
-            let mut along = 0.0;
-            for (dn, n) in dy.chunks(512).zip(n.chunks(512)) {
-                along += f64::from(simd::sum(dn.len(), |i| dn[i] * n[i]));
-            }
-            let along = (along / width as f64) as f32;
-            dy.iter_mut().zip(&n).for_each(|(dn, n)| *dn = r * (*dn - n * along));
-            if self.centre {
-                let mean = (simd::long_sum(&dy, |x| x) / width as f64) as f32;
-                dy.iter_mut().for_each(|dx| *dx -= mean);
-            }
-        });
+        grad_row(&mut n, &mut dy, self.weight, dweight, dbias, self.centre, self.eps);
         if let Some(dx) = self.dx {
             dx.store(row * width, &dy);
         }

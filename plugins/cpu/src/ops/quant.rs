@@ -99,7 +99,12 @@ pub fn dequantize(step: &mut Step) {
 /// Scratch memory of `quantized_matmul`.
 pub fn workspace() -> Vec<Term> {
     // A tile of dequantized numbers; eight to a word at most.
-    let tile = Term { bytes: 4 * 8, dims: vec![(1, 0), (1, 1)], most: 4 * gemm::TILE_N * gemm::TILE_K, ..Term::default() };
+    let tile = Term {
+        bytes: 4 * 8,
+        dims: vec![(1, 0), (1, 1)],
+        most: 4 * gemm::TILE_N * gemm::TILE_K,
+        ..Term::default()
+    };
     let mut terms = gemm::workspace(0, 1);
     terms[1] = tile;
     terms
@@ -108,7 +113,7 @@ pub fn workspace() -> Vec<Term> {
 pub fn matmul(step: &mut Step) {
     let [x, rest @ ..] = &step.src[..] else { return };
     let Some(Some(y)) = step.dst.first() else { return };
-    let matrix = Matrix::Quantized(Quantized::new(rest, step.attrs, y.dtype));
+    let matrix = Matrix::Quantized(Box::new(Quantized::new(rest, step.attrs, y.dtype)));
     let matrix = if step.attrs.get_bool("transpose") { matrix.transposed() } else { matrix };
     gemm::multiply(&Target { dst: y, start: 0 }, &Matrix::Plain(x.clone()), &matrix, step.work, true);
 }

@@ -4,7 +4,7 @@ use finetune_plugin_api::program::Op;
 use finetune_plugin_api::program::ops::random::dropout_threshold;
 
 use super::{Step, parallel, row_grain};
-use crate::simd::simd;
+use crate::simd::vectorized;
 
 /// Four words for a counter (Salmon et al. 2011).
 #[inline(always)]
@@ -23,15 +23,22 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The bits of all channels of one row.
-fn row_bits(bits: &mut [u32], key: [u32; 2], step: u32, example: u32, position: u32, site: u32) {
-    simd(|| {
+vectorized! {
+    /// The bits of all channels of one row.
+    fn row_bits(bits: &mut [u32], key: [u32; 2], step: u32, example: u32, position: u32, site: u32) {
         for (block, words) in bits.chunks_mut(4).enumerate() {
-            let counter = [position, example, step, site * 65_536 + block as u32];
-            let all = philox(counter, key);
+            let all = philox([position, example, step, site * 65_536 + block as u32], key);
             words.copy_from_slice(&all[..words.len()]);
         }
-    });
+    }
+}
+
+vectorized! {
+    fn mask(x: &mut [f32], bits: &[u32], threshold: u32, factor: f32) {
+        for (x, bits) in x.iter_mut().zip(bits) {
+            *x = if *bits >= threshold { *x * factor } else { 0.0 };
+        }
+    }
 }
 
 pub fn run(step: &mut Step) {
@@ -55,11 +62,7 @@ pub fn run(step: &mut Step) {
                 continue;
             };
             x.load(row * channels, &mut values);
-            simd(|| {
-                for (x, bits) in values.iter_mut().zip(&bits) {
-                    *x = if *bits >= threshold { *x * factor } else { 0.0 };
-                }
-            });
+            mask(&mut values, &bits, threshold, factor);
             y.store(row * channels, &values);
         }
     });
@@ -73,6 +76,9 @@ mod tests {
     #[test]
     fn known_answers() {
         assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(
+            philox([u32::MAX; 4], [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
     }
 }

@@ -4,7 +4,7 @@ use finetune_plugin_api::program::Op;
 use rayon::prelude::*;
 
 use super::{BLOCK, Step, parallel};
-use crate::simd::{self, simd};
+use crate::simd::{self, vectorized};
 use crate::storage::{Dst, Src};
 
 /// Columns that are summed together.
@@ -63,6 +63,18 @@ fn rows(x: &Src, y: &Dst, count: usize, is_sum: bool) {
     }
 }
 
+vectorized! {
+    fn block_sum(values: &[f32]) -> f64 {
+        simd::long_sum(values, |x| x)
+    }
+}
+
+vectorized! {
+    fn block_max(values: &[f32]) -> f32 {
+        simd::max_of(values)
+    }
+}
+
 fn piece(x: &Src, start: usize, count: usize, is_sum: bool) -> f64 {
     let mut scratch = [0.0; BLOCK];
     let mut sum = 0.0;
@@ -70,9 +82,9 @@ fn piece(x: &Src, start: usize, count: usize, is_sum: bool) -> f64 {
     for done in (0..count).step_by(BLOCK) {
         let values = x.borrow(start + done, &mut scratch[..BLOCK.min(count - done)]);
         if is_sum {
-            sum += simd(|| simd::long_sum(values, |x| x));
+            sum += block_sum(values);
         } else {
-            max = simd::max(max, simd(|| simd::max_of(values)));
+            max = simd::max(max, block_max(values));
         }
     }
     if is_sum { sum } else { f64::from(max) }

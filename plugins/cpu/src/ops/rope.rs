@@ -1,7 +1,7 @@
 //! Rotary position embedding.
 
 use super::{Step, parallel, row_grain};
-use crate::simd::simd;
+use crate::simd::vectorized;
 
 pub fn run(step: &mut Step) {
     let [x, positions, inv_freq] = &step.src[..] else { return };
@@ -26,24 +26,25 @@ pub fn run(step: &mut Step) {
             for head in 0..heads {
                 let at = (place * heads + head) * channels;
                 x.load(at, &mut row);
-                simd(|| turn(&mut row, &cos, &sin, interleaved));
+                turn(&mut row, &cos, &sin, interleaved);
                 y.store(at, &row);
             }
         }
     });
 }
 
-#[inline(always)]
-fn turn(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
-    let half = cos.len();
-    if interleaved {
-        for ((pair, c), s) in row.chunks_exact_mut(2).zip(cos).zip(sin) {
-            (pair[0], pair[1]) = (pair[0] * c - pair[1] * s, pair[1] * c + pair[0] * s);
+vectorized! {
+    fn turn(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
+        let half = cos.len();
+        if interleaved {
+            for ((pair, c), s) in row.chunks_exact_mut(2).zip(cos).zip(sin) {
+                (pair[0], pair[1]) = (pair[0] * c - pair[1] * s, pair[1] * c + pair[0] * s);
+            }
+            return;
         }
-        return;
-    }
-    let (first, second) = row.split_at_mut(half);
-    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+        let (first, second) = row.split_at_mut(half);
+        for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Softmax over the last dimension.
 
 use super::{Step, parallel, row_grain, rows_and_width};
-use crate::simd::{self, simd};
+use crate::simd::{self, vectorized};
 
 pub fn forward(step: &mut Step) {
     let (x, Some(y)) = (&step.src[0], step.out()) else { return };
@@ -10,23 +10,30 @@ pub fn forward(step: &mut Step) {
         let mut row = vec![0.0; width];
         for i in range {
             x.load(i * width, &mut row);
-            exp_and_sum(&mut row);
+            softmax(&mut row);
             y.store(i * width, &row);
         }
     });
 }
 
-/// Replaces a row by its softmax; returns the maximum and the logarithm of the sum of exponentials above it.
-pub fn exp_and_sum(row: &mut [f32]) -> (f32, f64) {
-    let (max, sum) = simd(|| {
+vectorized! {
+    /// Replaces a row by its softmax; returns its maximum and the sum of exponentials above it.
+    pub fn softmax(row: &mut [f32]) -> (f32, f64) {
         let max = simd::max_of(row);
         row.iter_mut().for_each(|x| *x = simd::exp(*x - max));
         let sum = simd::long_sum(row, |x| x);
-        let sum_f32 = sum as f32;
-        row.iter_mut().for_each(|x| *x /= sum_f32);
+        let divisor = sum as f32;
+        row.iter_mut().for_each(|x| *x /= divisor);
         (max, sum)
-    });
-    (max, sum.ln())
+    }
+}
+
+vectorized! {
+    /// y (dy - sum(y dy)), into y.
+    fn grad_row(y: &mut [f32], dy: &[f32]) {
+        let dot = simd::long_dot(y, dy) as f32;
+        y.iter_mut().zip(dy).for_each(|(y, dy)| *y *= dy - dot);
+    }
 }
 
 pub fn grad(step: &mut Step) {
@@ -37,14 +44,7 @@ pub fn grad(step: &mut Step) {
         for i in range {
             y.load(i * width, &mut row);
             dy.load(i * width, &mut drow);
-            simd(|| {
-                let mut dot = 0.0;
-                for (y, dy) in row.chunks(512).zip(drow.chunks(512)) {
-                    dot += f64::from(simd::sum(y.len(), |i| y[i] * dy[i]));
-                }
-                let dot = dot as f32;
-                row.iter_mut().zip(&drow).for_each(|(y, dy)| *y *= dy - dot);
-            });
+            grad_row(&mut row, &drow);
             dx.store(i * width, &row);
         }
     });

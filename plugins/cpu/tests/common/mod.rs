@@ -1,4 +1,5 @@
 //! Runs programs on the plugin's device through the safe traits.
+#![allow(dead_code)] // each test binary uses its part
 
 use finetune_cpu::{Buffer, Cpu, CpuDevice};
 use finetune_plugin_api::export::{Bound, Device, Error, JsonObject, Options, Plugin};
@@ -41,7 +42,8 @@ pub fn run_bytes(device: &mut CpuDevice, program: &Program, args: &[Tensor]) -> 
     device.run(&mut compiled, &mut bound, &mut bound_outputs)?;
     let states = arguments.iter().zip(program.args()).filter(|(_, arg)| arg.role == Role::State);
     let states = states.map(|(buffer, arg)| (buffer, program.ty(arg.value)));
-    let all = outputs.iter().zip(program.outputs().iter().map(|output| program.ty(output.value))).chain(states);
+    let all =
+        outputs.iter().zip(program.outputs().iter().map(|output| program.ty(output.value))).chain(states);
     let mut results = Vec::new();
     for (buffer, ty) in all {
         let mut bytes = vec![0; ty.bytes()];
@@ -57,5 +59,8 @@ pub fn run(device: &mut CpuDevice, program: &Program, args: &[Tensor]) -> Result
     let outputs = program.outputs().iter().map(|output| output.value);
     let states = program.args().iter().filter(|arg| arg.role == Role::State).map(|arg| arg.value);
     let types = outputs.chain(states).map(|value| program.ty(value));
-    types.zip(results).map(|(ty, bytes)| Tensor::from_bytes(ty, &bytes).map_err(|error| error.to_string())).collect()
+    types
+        .zip(results)
+        .map(|(ty, bytes)| Tensor::from_bytes(ty, &bytes).map_err(|error| error.to_string()))
+        .collect()
 }
