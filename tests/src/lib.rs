@@ -15,6 +15,12 @@ pub fn plugins() -> PathBuf {
     built("FINETUNE_PLUGINS_DIR", "plugins")
 }
 
+/// The library of plugin-api's example plugin, beside the test's own build.
+pub fn example_plugin() -> PathBuf {
+    let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    built("FINETUNE_EXAMPLE_PLUGIN", &format!("examples/{prefix}tiny{suffix}"))
+}
+
 fn built(variable: &str, name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return path.into();
