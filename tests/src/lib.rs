@@ -15,6 +15,12 @@ pub fn plugins() -> PathBuf {
     built("FINETUNE_PLUGINS_DIR", "plugins")
 }
 
+/// The library of plugin-api's example plugin, beside the test's own build.
+pub fn example_plugin() -> PathBuf {
+    let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    built("FINETUNE_EXAMPLE_PLUGIN", &format!("examples/{prefix}tiny{suffix}"))
+}
+
 fn built(variable: &str, name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return path.into();
@@ -32,7 +38,11 @@ pub fn goldens() -> PathBuf {
 /// `finetune` with these arguments, over the plugins under test.
 pub fn finetune<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary());
-    command.args(args).env_remove("FINETUNE_PLUGIN_PATH").env_remove("FINETUNE_LOG").env_remove("FINETUNE_BACKEND");
+    command
+        .args(args)
+        .env_remove("FINETUNE_PLUGIN_PATH")
+        .env_remove("FINETUNE_LOG")
+        .env_remove("FINETUNE_BACKEND");
     command
 }
 
@@ -51,7 +61,8 @@ pub fn fail(command: &mut Command) -> String {
 }
 
 fn shown(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     format!("{}\n--- stdout\n{out}\n--- stderr\n{err}", output.status)
 }
 
@@ -77,5 +88,8 @@ pub fn number(value: &Value, key: &str) -> f64 {
 #[track_caller]
 pub fn assert_close(got: f64, want: f64, relative: f64, what: &str) {
     let difference = (got - want).abs() / want.abs().max(f64::MIN_POSITIVE);
-    assert!(difference <= relative || got == want, "{what}: {got}, expected {want} within {relative}: {difference:e}");
+    assert!(
+        difference <= relative || got == want,
+        "{what}: {got}, expected {want} within {relative}: {difference:e}"
+    );
 }

@@ -62,7 +62,8 @@ fn every_case_is_tested() {
 
 fn case(name: &str) {
     let case = goldens().join(name);
-    let expected: Value = serde_json::from_slice(&std::fs::read(case.join("expected.json")).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(case.join("expected.json")).unwrap()).unwrap();
     let model = case.join(expected["model"].as_str().unwrap());
     evaluates_like_transformers(&case, &model, &expected);
     for run in expected["runs"].as_array().unwrap() {
@@ -78,7 +79,8 @@ fn case(name: &str) {
 /// The first batch's loss, through `finetune eval` on a file with just its rows.
 fn evaluates_like_transformers(case: &Path, model: &Path, expected: &Value) {
     let batch = &expected["batch"];
-    let rows = batch["rows"].as_u64().map_or_else(|| batch["rows"].as_array().unwrap().len(), |rows| rows as usize);
+    let rows =
+        batch["rows"].as_u64().map_or_else(|| batch["rows"].as_array().unwrap().len(), |rows| rows as usize);
     let data = case.join(batch["data"].as_str().unwrap());
     let text = std::fs::read_to_string(data).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -112,7 +114,15 @@ fn trains_like_torch(name: &str, case: &Path, model: &Path, run: &Value) {
     let evals = events(&lines, "eval");
     for (key, eval) in [("eval_before", evals[0]), ("eval_after", evals[evals.len() - 1])] {
         assert_eq!(eval["tokens"], run[key]["tokens"], "{what}: {key}");
-        check(run, key, None, number(eval, "loss"), number(&run[key], "loss"), LOSS, &format!("{what}: {key}"));
+        check(
+            run,
+            key,
+            None,
+            number(eval, "loss"),
+            number(&run[key], "loss"),
+            LOSS,
+            &format!("{what}: {key}"),
+        );
     }
     if let Some(adapter) = run["adapter_final"].as_str() {
         same_adapter(&what, &out.join("adapter"), &case.join(adapter));
@@ -126,7 +136,10 @@ fn check(run: &Value, key: &str, index: Option<usize>, got: f64, want: f64, rela
     }
     let tolerance = &run["bf16"]["tolerance"][key];
     let tolerance = index.map_or(tolerance, |index| &tolerance[index]).as_f64().unwrap();
-    assert!((got - want).abs() <= tolerance, "{what}: {key}: {got}, expected {want} within {tolerance} in bf16");
+    assert!(
+        (got - want).abs() <= tolerance,
+        "{what}: {key}: {got}, expected {want} within {tolerance} in bf16"
+    );
 }
 
 fn command(case: &Path, model: &Path, run: &Value, out: &Path) -> std::process::Command {

@@ -41,9 +41,20 @@ fn assert_no_words(paths: &[&str], words: &[&str]) {
 
 #[test]
 fn the_loop_the_models_and_what_they_stand_on_name_no_back_end() {
-    let rooms = ["train", "models", "adapters", "optim", "data", "weights", "autodiff", "autodiff.rs", "transform.rs"];
+    let rooms = [
+        "train",
+        "models",
+        "adapters",
+        "optim",
+        "data",
+        "weights",
+        "autodiff",
+        "autodiff.rs",
+        "transform.rs",
+    ];
     let rooms: Vec<String> = rooms.iter().map(|room| format!("host/src/{room}")).collect();
-    let rooms: Vec<&str> = rooms.iter().map(String::as_str).filter(|room| root().join(room).exists()).collect();
+    let rooms: Vec<&str> =
+        rooms.iter().map(String::as_str).filter(|room| root().join(room).exists()).collect();
     assert!(rooms.len() >= 8, "rooms have moved: {rooms:?}");
     assert_no_words(&rooms, &["mlx", "candle", "metal", "cuda"]);
 }
@@ -71,7 +82,13 @@ fn a_plugin_depends_on_the_plugin_api_and_never_on_the_host() {
 /// `unsafe` is allowed where the reason for it is looked for: loader, map, boundary, kernels.
 #[test]
 fn unsafe_code_stays_in_its_rooms() {
-    let rooms = ["host/src/plugins", "host/src/weights/map.rs", "plugin-api/src/abi", "plugin-api/src/export", "plugins"];
+    let rooms = [
+        "host/src/plugins",
+        "host/src/weights/map.rs",
+        "plugin-api/src/abi",
+        "plugin-api/src/export",
+        "plugins",
+    ];
     for (path, text) in sources(&["host/src", "plugin-api/src", "plugins", "xtask/src"]) {
         let allowed = rooms.iter().any(|room| path.starts_with(root().join(room)));
         let used = text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains("unsafe {"));

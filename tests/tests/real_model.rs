@@ -19,7 +19,8 @@ fn model() -> PathBuf {
 }
 
 fn like_torch(method: &str, adapter: bool) {
-    let expected: Value = serde_json::from_slice(&std::fs::read(real().join("expected.json")).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(real().join("expected.json")).unwrap()).unwrap();
     let expected = &expected[method];
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
@@ -39,7 +40,12 @@ fn like_torch(method: &str, adapter: bool) {
     assert_eq!(got.len(), steps.len());
     for (got, want) in got.iter().zip(steps) {
         assert_eq!(got["tokens"], want["tokens"]);
-        assert_close(number(got, "loss"), number(want, "loss"), LOSS, &format!("{method}, step {}", want["step"]));
+        assert_close(
+            number(got, "loss"),
+            number(want, "loss"),
+            LOSS,
+            &format!("{method}, step {}", want["step"]),
+        );
     }
     let evals = events(&lines, "eval");
     let (before, after) = (number(evals[0], "loss"), number(evals[1], "loss"));
@@ -51,7 +57,8 @@ fn like_torch(method: &str, adapter: bool) {
 
 /// What the run leaves behind, loaded again by `finetune eval`, has the loss that the run ended with.
 fn saved_is_what_was_evaluated(out: &Path, adapter: bool, loss: f64) {
-    let mut command = finetune(["eval", "--json", "--backend", "cpu", "--precision", "f32", "--seq-len", "128"]);
+    let mut command =
+        finetune(["eval", "--json", "--backend", "cpu", "--precision", "f32", "--seq-len", "128"]);
     match adapter {
         true => command.arg("--model").arg(model()).arg("--adapter").arg(out.join("adapter")),
         false => command.arg("--model").arg(out.join("model")),

@@ -82,7 +82,9 @@ fn a_cut_or_missing_weight_file() {
 #[test]
 fn a_model_with_a_layer_more_in_its_config_names_the_missing_tensor() {
     let place = Place::new();
-    place.config(|config| config["num_hidden_layers"] = json!(config["num_hidden_layers"].as_u64().unwrap() + 1));
+    place.config(|config| {
+        config["num_hidden_layers"] = json!(config["num_hidden_layers"].as_u64().unwrap() + 1)
+    });
     place.refused(&place.path("model"), &[], &["model.layers.2.", "model.safetensors"]);
 }
 
@@ -101,7 +103,9 @@ fn settings_that_cannot_be() {
 #[test]
 fn a_bad_row_names_file_and_line() {
     let place = Place::new();
-    for (row, word) in [("{\"text\": 3}", "text"), ("{\"txet\": \"a\"}", "text"), ("{", "JSON"), ("[]", "object")] {
+    for (row, word) in
+        [("{\"text\": 3}", "text"), ("{\"txet\": \"a\"}", "text"), ("{", "JSON"), ("[]", "object")]
+    {
         std::fs::write(place.path("data.jsonl"), format!("{{\"text\": \"good\"}}\n\n{row}\n")).unwrap();
         place.refused(&place.path("model"), &[], &["data.jsonl", "3", word]);
     }

@@ -18,7 +18,18 @@ fn data() -> PathBuf {
 /// A short run of everything that has state: dropout, shuffling, warmup, accumulation.
 fn train(out: &Path, steps: u64, extra: &[&str]) -> Command {
     let mut command = finetune(["train", "--json", "--backend", "cpu", "--method", "lora", "--rank", "4"]);
-    command.args(["--dropout", "0.1", "--batch", "4", "--micro-batch", "3", "--seq-len", "32", "--lr", "1e-2"]);
+    command.args([
+        "--dropout",
+        "0.1",
+        "--batch",
+        "4",
+        "--micro-batch",
+        "3",
+        "--seq-len",
+        "32",
+        "--lr",
+        "1e-2",
+    ]);
     command.args(["--warmup", "2", "--seed", "7", "--save-every", "2"]).args(["--steps", &steps.to_string()]);
     command.arg("--plugins").arg(plugins()).arg("--model").arg(model()).arg("--data").arg(data());
     command.arg("--out").arg(out).args(extra);
@@ -55,7 +66,8 @@ fn a_run_in_two_parts_is_the_unbroken_one_bit_for_bit() {
 fn a_full_run_resumes_bit_for_bit_too() {
     let dir = tempfile::tempdir().unwrap();
     let run = |out: &str, steps: &str, extra: &[&str]| {
-        let mut command = finetune(["train", "--json", "--backend", "cpu", "--method", "full", "--batch", "3"]);
+        let mut command =
+            finetune(["train", "--json", "--backend", "cpu", "--method", "full", "--batch", "3"]);
         command.args(["--seq-len", "24", "--lr", "1e-3", "--save-every", "2", "--steps", steps]).args(extra);
         command.arg("--plugins").arg(plugins()).arg("--model").arg(goldens().join("gpt2/model"));
         command.arg("--data").arg(data()).arg("--out").arg(dir.path().join(out));
@@ -208,7 +220,8 @@ fn resuming_with_other_data_is_refused() {
     let (out, copy) = (dir.path().join("run"), dir.path().join("data.jsonl"));
     std::fs::copy(data(), &copy).unwrap();
     let with_copy = |steps: &str, extra: &[&str]| {
-        let mut command = finetune(["train", "--json", "--backend", "cpu", "--batch", "2", "--seq-len", "16"]);
+        let mut command =
+            finetune(["train", "--json", "--backend", "cpu", "--batch", "2", "--seq-len", "16"]);
         command.args(["--steps", steps]).args(extra).arg("--plugins").arg(plugins());
         command.arg("--model").arg(model()).arg("--data").arg(&copy).arg("--out").arg(&out);
         command

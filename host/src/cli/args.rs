@@ -9,7 +9,13 @@ use crate::train::{PrecisionChoice, Settings};
 
 /// Fine-tunes language models through the compute back ends it finds as plugins
 #[derive(Debug, Parser)]
-#[command(name = "finetune", version, propagate_version = true, args_override_self = true, max_term_width = 110)]
+#[command(
+    name = "finetune",
+    version,
+    propagate_version = true,
+    args_override_self = true,
+    max_term_width = 110
+)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]

@@ -29,13 +29,13 @@ pub struct ForwardOptions<'a> {
 
 /// The run-time inputs of a forward pass.
 pub struct BatchInputs {
-    /// Token ids, u32[B, T].
+    /// Token ids, `u32[B, T]`.
     pub tokens: ValueId,
-    /// Positions within the sequence, u32[B, T].
+    /// Positions within the sequence, `u32[B, T]`.
     pub positions: ValueId,
-    /// Where the first query of a row stands among its keys, u32[B].
+    /// Where the first query of a row stands among its keys, `u32[B]`.
     pub start: ValueId,
-    /// How many positions of a row are real, u32[B].
+    /// How many positions of a row are real, `u32[B]`.
     pub valid: ValueId,
     /// Rows.
     pub rows: usize,
@@ -84,8 +84,8 @@ pub struct LossProgram {
 
 /// Builds the program that gives the summed loss of one batch.
 ///
-/// Inputs: `tokens`, `targets`, `positions` u32[B, T], `weights` f32[B, T], `valid` u32[B]; and with dropout
-/// `seed` u32[2], `step` u32[], `example` u32[B].
+/// Inputs: `tokens`, `targets`, `positions` of `u32[B, T]`, `weights` of `f32[B, T]`, `valid` of `u32[B]`; and
+/// with dropout `seed` of `u32[2]`, `step` of `u32[]`, `example` of `u32[B]`.
 pub fn loss_program(
     model: &dyn Architecture,
     options: &ForwardOptions<'_>,

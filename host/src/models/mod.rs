@@ -1,6 +1,6 @@
 //! Models: a config becomes a forward program.
 //!
-//! An architecture is one file with one row in [`ARCHITECTURES`]. It lists its tensors and linear layers and
+//! An architecture is one file with one row in the table `ARCHITECTURES`. It lists its tensors and linear layers and
 //! writes its forward pass with a [`Forward`], which takes care of weights, adapters and precision.
 
 mod blocks;

@@ -171,12 +171,6 @@ impl Catalog {
 }
 
 impl Row {
-    /// A row for tests of what is made of rows.
-    #[cfg(test)]
-    pub(crate) fn named(path: &str, name: &str, version: &str) -> Row {
-        Row { name: Some(name.into()), version: Some(version.into()), ..Row::of(path.into()) }
-    }
-
     /// A file of which nothing is known yet.
     fn of(path: PathBuf) -> Row {
         Row {

@@ -16,8 +16,8 @@ use crate::precision::Precision;
 use crate::weights::atomic::{self, AtomicDir};
 use crate::weights::peft::AdapterWriter;
 use crate::weights::{
-    DEFAULT_MAX_SHARD_BYTES, ModelWriter, SafetensorsWriter, TensorSpec, Tensors, WeightDType, copy_side_files,
-    write_config,
+    DEFAULT_MAX_SHARD_BYTES, ModelWriter, SafetensorsWriter, TensorSpec, Tensors, WeightDType,
+    copy_side_files, write_config,
 };
 
 use super::error::TrainError;
@@ -112,8 +112,10 @@ fn save_model(session: &Session, path: &Path) -> Result<(), TrainError> {
 
 fn save_optimizer(session: &Session, path: &Path) -> Result<(), TrainError> {
     let moments = moments(session);
-    let specs: Vec<_> =
-        moments.iter().map(|(name, shape)| TensorSpec::new(name.as_str(), WeightDType::F32, shape.clone())).collect();
+    let specs: Vec<_> = moments
+        .iter()
+        .map(|(name, shape)| TensorSpec::new(name.as_str(), WeightDType::F32, shape.clone()))
+        .collect();
     let mut writer = SafetensorsWriter::create(&path.join(OPTIMIZER), &specs, &[])?;
     for (name, shape) in &moments {
         session.download(name, shape.iter().product(), |bytes| Ok(writer.write(name, bytes)?))?;

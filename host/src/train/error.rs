@@ -67,7 +67,10 @@ impl TrainError {
         TrainError::RunFolder { path: path.into(), problem: problem.into() }
     }
 
-    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> TrainError {
+    pub(super) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> TrainError {
         let path = path.into();
         move |error| TrainError::RunFolder { path, problem: format!("cannot {action} it: {error}") }
     }

@@ -66,8 +66,9 @@ impl RunFolder {
 
     /// Keeps an event.
     pub fn record(&mut self, event: &Event) -> Result<(), TrainError> {
-        let mut line = serde_json::to_vec(event)
-            .map_err(|error| TrainError::folder(self.path.join(METRICS), format!("cannot write an event: {error}")))?;
+        let mut line = serde_json::to_vec(event).map_err(|error| {
+            TrainError::folder(self.path.join(METRICS), format!("cannot write an event: {error}"))
+        })?;
         line.push(b'\n');
         self.metrics.write_all(&line).map_err(TrainError::io("write", self.path.join(METRICS)))
     }
@@ -146,9 +147,10 @@ fn lock(path: &Path) -> Result<File, TrainError> {
     let lock = lock.map_err(TrainError::io("write", &file))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            Err(TrainError::folder(path, "another process is training in this folder; wait for it or stop it"))
-        }
+        Err(TryLockError::WouldBlock) => Err(TrainError::folder(
+            path,
+            "another process is training in this folder; wait for it or stop it",
+        )),
         // A file system without locks: two runs in one folder cannot be told apart there.
         Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => Ok(lock),
         Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &file)(error)),

@@ -1,8 +1,7 @@
 //! The training loop and what belongs to it. Knows no back end by name.
 //!
-//! A [`Source`](source::Source) says where tensors come from, a [`Session`](session::Session) holds them on a
-//! device and runs programs over them, [`run`] goes through the steps, [`checkpoint`] and [`folder`] keep
-//! what must not be lost.
+//! A `Source` says where tensors come from, a `Session` holds them on a device and runs programs over them,
+//! `run` goes through the steps, `checkpoint` and `folder` keep what must not be lost.
 
 mod checkpoint;
 pub mod config;

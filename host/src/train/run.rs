@@ -92,7 +92,11 @@ impl<'a> Run<'a> {
         let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
         check_vocabulary(&source, &tokenizer)?;
         let dataset = Arc::new(Dataset::open(&config.data, &tokenizer, config.seq_len)?);
-        let valid = config.valid.as_deref().map(|path| Dataset::open(path, &tokenizer, config.seq_len)).transpose()?;
+        let valid = config
+            .valid
+            .as_deref()
+            .map(|path| Dataset::open(path, &tokenizer, config.seq_len))
+            .transpose()?;
         let loader = Loader::new(dataset, loader_options(config))?;
         let steps = match config.length {
             Length::Steps(steps) => steps,
@@ -153,9 +157,11 @@ impl<'a> Run<'a> {
         self.session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
         for tensor in self.session.trained().to_vec() {
             let ty = TensorType::new(DType::F32, &tensor.shape);
-            for name in
-                [state::gradient(&tensor.name), state::first_moment(&tensor.name), state::second_moment(&tensor.name)]
-            {
+            for name in [
+                state::gradient(&tensor.name),
+                state::first_moment(&tensor.name),
+                state::second_moment(&tensor.name),
+            ] {
                 self.session.zeros(&name, &ty)?;
             }
         }
@@ -309,7 +315,8 @@ impl<'a> Run<'a> {
             (optim::input::CORRECTION2, correction2),
         ];
         let bytes = inputs.map(|(name, value)| (name, value.to_le_bytes()));
-        let inputs: Vec<(&str, &[u8])> = bytes.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+        let inputs: Vec<(&str, &[u8])> =
+            bytes.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
         let outputs = self.session.run(&Purpose::Apply, &inputs)?;
         let read = |name: &'static str| {
             let value = outputs.get(name).copied().map_or(f64::NAN, f64::from);

@@ -181,7 +181,8 @@ impl Session {
             return Ok(self.backend.device.adopt(ty, Arc::new(Mapped(view.clone())))?);
         }
         let buffer = self.backend.device.allocate(ty)?;
-        elements.for_each_piece(to, |offset, bytes| Ok(self.backend.device.upload(&buffer, offset, bytes)?))?;
+        elements
+            .for_each_piece(to, |offset, bytes| Ok(self.backend.device.upload(&buffer, offset, bytes)?))?;
         Ok(buffer)
     }
 
@@ -206,9 +207,9 @@ impl Session {
 
     /// The buffer of a tensor.
     pub fn tensor(&self, name: &str) -> Result<&Buffer, TrainError> {
-        self.tensors
-            .get(name)
-            .ok_or_else(|| TrainError::Settings(format!("the tensor {name:?} is not on the device; please report it")))
+        self.tensors.get(name).ok_or_else(|| {
+            TrainError::Settings(format!("the tensor {name:?} is not on the device; please report it"))
+        })
     }
 
     /// Reads an f32 tensor of so many elements from the device, piece by piece.
@@ -232,8 +233,9 @@ impl Session {
     /// Overwrites an f32 tensor with one from a file.
     pub fn restore(&self, name: &str, view: TensorView) -> Result<(), TrainError> {
         let buffer = self.tensor(name)?;
-        Elements::File(view)
-            .for_each_piece(WeightDType::F32, |offset, bytes| Ok(self.backend.device.upload(buffer, offset, bytes)?))
+        Elements::File(view).for_each_piece(WeightDType::F32, |offset, bytes| {
+            Ok(self.backend.device.upload(buffer, offset, bytes)?)
+        })
     }
 
     /// Whether there is a compiled program for a purpose.
@@ -264,9 +266,14 @@ impl Session {
     }
 
     /// Runs the program of a purpose with the given inputs; returns the outputs, each a single f32.
-    pub fn run(&mut self, purpose: &Purpose, inputs: &[(&str, &[u8])]) -> Result<BTreeMap<String, f32>, TrainError> {
+    pub fn run(
+        &mut self,
+        purpose: &Purpose,
+        inputs: &[(&str, &[u8])],
+    ) -> Result<BTreeMap<String, f32>, TrainError> {
         self.clock += 1;
-        let missing = || TrainError::Settings(format!("no program is compiled for {purpose:?}; please report it"));
+        let missing =
+            || TrainError::Settings(format!("no program is compiled for {purpose:?}; please report it"));
         let entry = self.programs.iter_mut().find(|entry| entry.purpose == *purpose).ok_or_else(missing)?;
         entry.used = self.clock;
         let device = &self.backend.device;
@@ -283,7 +290,10 @@ impl Session {
                 Role::Param | Role::State => self.tensors.get(&arg.name),
             };
             arguments.push(found.ok_or_else(|| {
-                TrainError::Settings(format!("the argument {:?} is not on the device; please report it", arg.name))
+                TrainError::Settings(format!(
+                    "the argument {:?} is not on the device; please report it",
+                    arg.name
+                ))
             })?);
         }
         let outputs: Vec<&Buffer> = entry.outputs.iter().map(|(_, buffer)| buffer).collect();

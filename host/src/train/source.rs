@@ -120,7 +120,8 @@ impl Source {
     /// Elements of all of the model's tensors.
     pub fn parameters(&self) -> u64 {
         self.tensors.values().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
-    }}
+    }
+}
 
 /// What a person said about adapters.
 #[derive(Clone, Copy, Debug, Default)]
@@ -173,7 +174,8 @@ impl AdapterSource {
 
     /// The elements of one of the adapters' tensors; `None` if it is none of theirs.
     pub fn elements(&self, name: &str) -> Option<Elements> {
-        let module = self.lora.modules().iter().find(|module| module.a_name() == name || module.b_name() == name)?;
+        let module =
+            self.lora.modules().iter().find(|module| module.a_name() == name || module.b_name() == name)?;
         let is_a = module.a_name() == name;
         if let Some(pair) = self.files.as_ref().and_then(|files| files.modules().get(&module.path)) {
             return Some(Elements::File(if is_a { pair.a.clone() } else { pair.b.clone() }));
@@ -195,7 +197,9 @@ fn agree(config: &PeftConfig, said: LoraSettings<'_>, source: &Source) -> Result
         )))
     };
     match said.rank {
-        Some(rank) if rank != config.rank => return differs("rank", rank.to_string(), config.rank.to_string()),
+        Some(rank) if rank != config.rank => {
+            return differs("rank", rank.to_string(), config.rank.to_string());
+        }
         _ => {}
     }
     match said.alpha {
@@ -205,7 +209,8 @@ fn agree(config: &PeftConfig, said: LoraSettings<'_>, source: &Source) -> Result
         _ => {}
     }
     let Some(targets) = said.targets else { return Ok(()) };
-    let wanted = PeftConfig { targets: targets_from_text(targets, source.architecture.as_ref())?, ..config.clone() };
+    let wanted =
+        PeftConfig { targets: targets_from_text(targets, source.architecture.as_ref())?, ..config.clone() };
     let paths = |config: PeftConfig| -> Result<Vec<String>, TrainError> {
         let lora = Lora::new(source.architecture.as_ref(), config)?;
         Ok(lora.modules().iter().map(|module| module.path.clone()).collect())
@@ -229,7 +234,10 @@ fn fits(lora: &Lora, files: &PeftAdapter) -> Result<(), TrainError> {
     let refuse = |problem: String| Err(TrainError::RunFolder { path: files.dir().into(), problem });
     for module in lora.modules() {
         let Some(pair) = files.modules().get(&module.path) else {
-            return refuse(format!("its config names the layer {}, but there are no tensors for it", module.path));
+            return refuse(format!(
+                "its config names the layer {}, but there are no tensors for it",
+                module.path
+            ));
         };
         if pair.a.shape() != module.a_shape() || pair.b.shape() != module.b_shape() {
             return refuse(format!(
@@ -298,5 +306,7 @@ pub fn dtype(weight: WeightDType) -> DType {
 
 /// The inverse of [`dtype`], for float types.
 pub fn weight_dtype(dtype: DType) -> Option<WeightDType> {
-    [WeightDType::F16, WeightDType::BF16, WeightDType::F32].into_iter().find(|&weight| self::dtype(weight) == dtype)
+    [WeightDType::F16, WeightDType::BF16, WeightDType::F32]
+        .into_iter()
+        .find(|&weight| self::dtype(weight) == dtype)
 }

@@ -52,7 +52,8 @@ fn differently_named_weights() {
 fn folders_that_are_no_model() {
     let config = ("config.json", &b"{}"[..]);
     let index = r#"{"weight_map":{"w":"model-1.safetensors"}}"#.as_bytes();
-    let cases: &[(&[(&str, &[u8])], &[&str])] = &[
+    type Files<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: &[(Files, &[&str])] = &[
         (&[config], &["no weights", "random weights", "config.json itself"]),
         (&[config, ("pytorch_model.bin", b"x")], &["pytorch_model.bin", "pickle", "safe_serialization=True"]),
         (&[config, ("consolidated.00.pth", b"x")], &["consolidated.00.pth", "pickle"]),

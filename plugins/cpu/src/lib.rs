@@ -2,7 +2,7 @@
 //! time, f32 arithmetic on values stored as f32, bf16 or f16.
 //!
 //! A program is planned once ([`finetune_plugin_api::plan`]): every value gets its place in one arena, in an
-//! output or in state, or is a view of another. A run is the list of its steps ([`ops`]), each parallel in
+//! output or in state, or is a view of another. A run is the list of its steps (`ops`), each parallel in
 //! itself. Results depend on the inputs only: parallel parts are cut by shape, never by timing.
 //!
 //! Options of `open`: `threads`, how many threads compute (by default `RAYON_NUM_THREADS`, else as many as the
