@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A plugin of its own is a crate with `crate-type = ["cdylib"]` that depends on `finetune-plugin-api` and
-//! looks like this file.
+//! looks like this file, with kernels in place of the interpreter.
 #![forbid(unsafe_code)]
 
 use finetune_plugin_api::export::{
@@ -123,5 +123,18 @@ impl Device for Interpreter {
 
     fn synchronize(&mut self) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use finetune_plugin_api::conformance::check_device;
+
+    /// All that a plugin has to test of the language; what is left is its own.
+    #[test]
+    fn the_device_conforms() {
+        let report = check_device::<Tiny>(0).unwrap();
+        assert!(report.is_passed(), "{report}");
     }
 }

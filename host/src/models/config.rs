@@ -13,6 +13,9 @@ pub struct Config {
 /// The largest size that is believed: keeps products of sizes far from overflow.
 const MAX_SIZE: u64 = 1 << 31;
 
+/// The most layers that are believed: programs hold every layer, so memory is taken for each.
+const MAX_LAYERS: usize = 10_000;
+
 impl Config {
     /// From the parsed file.
     pub fn new(json: &Value) -> Result<Config, ModelError> {
@@ -48,6 +51,14 @@ impl Config {
         match value.as_u64() {
             Some(size @ 1..=MAX_SIZE) => Ok(Some(size as usize)),
             _ => Err(Config::wrong(key, value, "a whole number from 1 to 2^31")),
+        }
+    }
+
+    /// A number of layers.
+    pub fn layers(&self, key: &str) -> Result<usize, ModelError> {
+        match self.size(key)? {
+            layers if layers <= MAX_LAYERS => Ok(layers),
+            layers => Err(ModelError::Config(format!("{key} is {layers}; expected at most {MAX_LAYERS}"))),
         }
     }
 

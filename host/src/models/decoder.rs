@@ -27,6 +27,8 @@ pub(super) struct Decoder {
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const LAST_NORM: &str = "model.norm.weight";
+/// The most channels of a head that are believed: a rotary frequency is computed for every two.
+const MAX_HEAD_CHANNELS: usize = 1 << 16;
 
 impl Decoder {
     /// Reads the keys that the family shares. `default_key_heads` is what an absent `num_key_value_heads`
@@ -48,6 +50,12 @@ impl Decoder {
                 )));
             }
         };
+        if head_channels > MAX_HEAD_CHANNELS {
+            return Err(ModelError::Config(format!(
+                "a head has {head_channels} channels (head_dim, or hidden_size over num_attention_heads); expected at \
+                 most {MAX_HEAD_CHANNELS}"
+            )));
+        }
         if !heads.is_multiple_of(key_heads) || !head_channels.is_multiple_of(2) {
             return Err(ModelError::Config(format!(
                 "{heads} heads of {head_channels} channels over {key_heads} key heads: expected a multiple of the \
@@ -60,7 +68,7 @@ impl Decoder {
             vocabulary: config.size("vocab_size")?,
             channels,
             inner: config.size("intermediate_size")?,
-            layers: config.size("num_hidden_layers")?,
+            layers: config.layers("num_hidden_layers")?,
             attention: AttentionSizes { heads, key_heads, head_channels, window: None, scale },
             eps: config.number("rms_norm_eps", 1e-6)?,
             tied: config.flag("tie_word_embeddings", false)?,

@@ -1,7 +1,7 @@
 //! What every architecture writes its forward pass with: weights, linear layers and the loss, with precision
 //! and adapters taken care of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use finetune_plugin_api::program::{Attrs, Builder, DType, Op, TensorType, ValueId};
 
@@ -57,6 +57,7 @@ pub struct Forward<'a> {
     /// What it is built for.
     pub options: &'a ForwardOptions<'a>,
     shapes: BTreeMap<String, Vec<usize>>,
+    computed: BTreeSet<String>,
     arguments: BTreeMap<String, ValueId>,
     trained: Vec<(String, ValueId)>,
     linears: BTreeMap<String, (usize, super::LinearSpec)>,
@@ -118,12 +119,14 @@ impl<'a> Forward<'a> {
     fn new(model: &dyn Architecture, options: &'a ForwardOptions<'a>) -> Forward<'a> {
         let mut shapes: BTreeMap<_, _> =
             model.tensors().into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
-        shapes.extend(model.computed().into_iter().map(|(name, data)| (name, vec![data.len()])));
+        let computed = model.computed();
+        shapes.extend(computed.iter().map(|(name, data)| (name.clone(), vec![data.len()])));
         let linears = model.linears().into_iter().enumerate();
         Forward {
             b: Builder::new(),
             options,
             shapes,
+            computed: computed.into_iter().map(|(name, _)| name).collect(),
             arguments: BTreeMap::new(),
             trained: Vec::new(),
             linears: linears.map(|(site, linear)| (linear.path.clone(), (site, linear))).collect(),
@@ -153,7 +156,7 @@ impl<'a> Forward<'a> {
             self.b.fail("param", format!("the model lists no tensor {name:?}"));
             return self.b.constant(0.0, DType::F32);
         };
-        let value = if self.options.full && !name.starts_with("rope.") {
+        let value = if self.options.full && !self.computed.contains(name) {
             let value = self.b.state(name, TensorType::new(DType::F32, &shape));
             self.trained.push((name.into(), value));
             value
@@ -167,7 +170,7 @@ impl<'a> Forward<'a> {
 
     /// Computed buffers are f32 always: angles need it.
     fn frozen_type(&self, name: &str) -> DType {
-        match name.starts_with("rope.") {
+        match self.computed.contains(name) {
             true => DType::F32,
             false => self.options.precision.frozen((self.options.stored)(name)),
         }

@@ -39,7 +39,7 @@ pub(super) fn make(config: &Config) -> Result<Box<dyn Architecture>, ModelError>
         positions: config.optional_size("n_positions")?.unwrap_or(1024),
         channels,
         inner: config.optional_size("n_inner")?.unwrap_or(4 * channels),
-        layers: config.size("n_layer")?,
+        layers: config.layers("n_layer")?,
         heads,
         scaled: config.flag("scale_attn_weights", true)?,
         scaled_by_layer: config.flag("scale_attn_by_inverse_layer_idx", false)?,

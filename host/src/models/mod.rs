@@ -119,12 +119,34 @@ pub fn from_config(config: &Config) -> Result<Box<dyn Architecture>, ModelError>
         None => class_name(config)?,
     };
     match ARCHITECTURES.iter().find(|(name, class, _)| *name == model_type || *class == model_type) {
-        Some((_, _, make)) => make(config),
+        Some((_, _, make)) => {
+            let model = make(config)?;
+            check_size(model.as_ref())?;
+            Ok(model)
+        }
         None => {
             let supported: Vec<_> = ARCHITECTURES.iter().map(|(name, ..)| *name).collect();
             Err(ModelError::UnknownArchitecture { model_type, supported: supported.join(", ") })
         }
     }
+}
+
+/// Elements of a model that are believed; far below what overflows when bytes are added up.
+const MAX_PARAMETERS: usize = 1 << 48;
+
+fn check_size(model: &dyn Architecture) -> Result<(), ModelError> {
+    let mut total = 0usize;
+    for tensor in model.tensors() {
+        let elements = tensor.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        total = elements.map_or(usize::MAX, |elements| total.saturating_add(elements));
+        if total > MAX_PARAMETERS {
+            return Err(ModelError::Config(format!(
+                "its sizes make {} of shape {:?}, and more than 2^48 parameters in all; one of them must be wrong",
+                tensor.name, tensor.shape
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn class_name(config: &Config) -> Result<String, ModelError> {
@@ -133,4 +155,51 @@ fn class_name(config: &Config) -> Result<String, ModelError> {
     class
         .map(str::to_owned)
         .ok_or_else(|| ModelError::Config("it names no model_type; the architecture cannot be told".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn refusal(key: &str, value: Value) -> String {
+        let mut config = json!({"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2});
+        assert!(
+            from_config(&Config::new(&config).unwrap()).is_ok(),
+            "the sizes are good before one is changed"
+        );
+        config[key] = value;
+        match from_config(&Config::new(&config).unwrap()) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("{key} is accepted"),
+        }
+    }
+
+    /// A config is believed before any file is looked at: no size in it may take the memory or overflow.
+    #[test]
+    fn sizes_that_cannot_be_are_refused_by_name() {
+        for (key, value, word) in [
+            ("num_hidden_layers", json!(1u64 << 31), "num_hidden_layers"),
+            ("head_dim", json!(1u64 << 31), "head_dim"),
+            ("num_attention_heads", json!(1u64 << 30), "hidden_size"),
+            ("vocab_size", json!(1u64 << 40), "vocab_size"),
+        ] {
+            let message = refusal(key, value);
+            assert!(message.contains(word), "{message}");
+        }
+        let message = refusal("num_key_value_heads", json!(3));
+        assert!(message.contains("key heads"), "{message}");
+    }
+
+    /// Each size may be good and their product not.
+    #[test]
+    fn a_model_of_too_many_parameters_is_refused() {
+        let large = 1u64 << 31;
+        let config = json!({"model_type": "llama", "vocab_size": large, "hidden_size": large,
+            "intermediate_size": large, "num_hidden_layers": 1, "num_attention_heads": large, "head_dim": 65536});
+        let error = from_config(&Config::new(&config).unwrap()).err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains("2^48 parameters")));
+    }
 }

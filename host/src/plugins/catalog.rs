@@ -126,7 +126,7 @@ impl Catalog {
                 (row.clone(), device.ok_or_else(|| no_such_device(row, backend))?)
             }
         };
-        let manifest = row.manifest.expect("a plugin that is ready has a manifest");
+        let Some(manifest) = row.manifest else { return Err(self.not_usable(name)) };
         Ok(Choice { path: row.path, manifest, device: device.device })
     }
 

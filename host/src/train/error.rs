@@ -1,3 +1,5 @@
+//! What can go wrong in a run, in sentences.
+
 use std::path::PathBuf;
 
 use finetune_plugin_api::program::ProgramError;
@@ -31,6 +33,9 @@ pub enum TrainError {
     /// A program of the host's own making.
     #[error("the training program is not valid: {0}; this is a mistake in finetune, please report it")]
     Program(#[from] ProgramError),
+    /// Something that the host itself should have put in place.
+    #[error("{0}; this is a mistake in finetune, please report it")]
+    Internal(String),
     /// Settings that cannot be kept.
     #[error(transparent)]
     Config(#[from] ConfigError),

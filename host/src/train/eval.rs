@@ -7,7 +7,6 @@ use crate::data::{Dataset, EvalBatches, Tokenizer};
 use super::config::PrecisionChoice;
 use super::error::TrainError;
 use super::event::Observer;
-use super::run::{check_length, check_vocabulary};
 use super::session::{Backend, Session};
 use super::source::{AdapterSource, LoraSettings, Source};
 
@@ -44,14 +43,14 @@ pub fn evaluate(
 ) -> Result<EvalSummary, TrainError> {
     let precision = backend.precision(request.precision)?;
     let source = Source::open(&request.model, 0)?;
-    check_length(&source, request.seq_len)?;
+    source.check_length(request.seq_len)?;
     let said = LoraSettings { adapter: request.adapter.as_deref(), ..LoraSettings::default() };
     let adapter = match request.adapter {
         Some(_) => Some(AdapterSource::new(&source, &request.model, said)?),
         None => None,
     };
     let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
-    check_vocabulary(&source, &tokenizer)?;
+    source.check_vocabulary(&tokenizer)?;
     let data = Dataset::open(&request.data, &tokenizer, request.seq_len)?;
     let mut session = Session::new(backend, source, adapter, precision, false);
     session.load(&mut |done, total| observer.progress("loading the model", done, total))?;

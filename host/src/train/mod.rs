@@ -1,8 +1,9 @@
 //! The training loop and what belongs to it. Knows no back end by name.
 //!
 //! A `Source` says where tensors come from, a `Session` holds them on a device and runs programs over them,
-//! `run` goes through the steps, `checkpoint` and `folder` keep what must not be lost.
+//! `begin` opens it all, `run` goes through the steps, `checkpoint` and `folder` keep what must not be lost.
 
+mod begin;
 mod checkpoint;
 pub mod config;
 mod error;

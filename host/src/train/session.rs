@@ -173,7 +173,7 @@ impl Session {
             None => self.source.elements(name)?,
         };
         let to = weight_dtype(ty.dtype)
-            .ok_or_else(|| TrainError::Settings(format!("the tensor {name:?} cannot be held as {ty}")))?;
+            .ok_or_else(|| TrainError::Internal(format!("the tensor {name:?} cannot be held as {ty}")))?;
         // What is not written and need not be converted stays where the file is mapped.
         if let (Elements::File(view), false) = (&elements, trained)
             && view.weight_dtype().is_ok_and(|stored| dtype(stored) == ty.dtype)
@@ -207,9 +207,9 @@ impl Session {
 
     /// The buffer of a tensor.
     pub fn tensor(&self, name: &str) -> Result<&Buffer, TrainError> {
-        self.tensors.get(name).ok_or_else(|| {
-            TrainError::Settings(format!("the tensor {name:?} is not on the device; please report it"))
-        })
+        self.tensors
+            .get(name)
+            .ok_or_else(|| TrainError::Internal(format!("the tensor {name:?} is not on the device")))
     }
 
     /// Reads an f32 tensor of so many elements from the device, piece by piece.
@@ -272,8 +272,7 @@ impl Session {
         inputs: &[(&str, &[u8])],
     ) -> Result<BTreeMap<String, f32>, TrainError> {
         self.clock += 1;
-        let missing =
-            || TrainError::Settings(format!("no program is compiled for {purpose:?}; please report it"));
+        let missing = || TrainError::Internal(format!("no program is compiled for {purpose:?}"));
         let entry = self.programs.iter_mut().find(|entry| entry.purpose == *purpose).ok_or_else(missing)?;
         entry.used = self.clock;
         let device = &self.backend.device;
@@ -290,10 +289,7 @@ impl Session {
                 Role::Param | Role::State => self.tensors.get(&arg.name),
             };
             arguments.push(found.ok_or_else(|| {
-                TrainError::Settings(format!(
-                    "the argument {:?} is not on the device; please report it",
-                    arg.name
-                ))
+                TrainError::Internal(format!("the argument {:?} is not on the device", arg.name))
             })?);
         }
         let outputs: Vec<&Buffer> = entry.outputs.iter().map(|(_, buffer)| buffer).collect();

@@ -5,6 +5,7 @@ use std::path::Path;
 use finetune_plugin_api::program::DType;
 
 use crate::adapters::{Lora, targets_from_text};
+use crate::data::Tokenizer;
 use crate::models::{self, Architecture, Config, Init, TensorSpec, fill};
 use crate::weights::peft::{PeftAdapter, PeftConfig, TargetSpec};
 use crate::weights::{ModelFolder, TensorView, WeightDType, WeightsError, convert};
@@ -120,6 +121,29 @@ impl Source {
     /// Elements of all of the model's tensors.
     pub fn parameters(&self) -> u64 {
         self.tensors.values().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Positions that the model can tell apart are enough for the sequence length.
+    pub fn check_length(&self, seq_len: usize) -> Result<(), TrainError> {
+        match self.architecture.position_limit() {
+            Some(limit) if seq_len > limit => Err(TrainError::Settings(format!(
+                "--seq-len {seq_len} is more than the {limit} positions that the model has; take {limit} or less"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// No token of the tokenizer is beyond the model's vocabulary.
+    pub fn check_vocabulary(&self, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+        let vocabulary = self.architecture.vocabulary();
+        match tokenizer.largest_id() as usize {
+            largest if largest >= vocabulary => Err(TrainError::Settings(format!(
+                "the tokenizer in {} has ids up to {largest}; the model's vocabulary has {vocabulary}. They do not belong \
+                 together",
+                Path::display(self.folder.dir())
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -3,10 +3,13 @@
 //! For every op: each element type it takes, odd sizes, ones, sizes beyond a register or a block, every
 //! attribute, and what its row says about edges. And whole programs: updates, outputs, reuse of memory.
 //! What is expected comes from the [reference interpreter](crate::reference) in f64; how far a result may lie
-//! from it is derived, see the
-//! module `bounds`.
+//! from it is derived from the ops and the element types (module `bounds`).
+//!
+//! A plugin's own test is [`check_device`]. Whoever reaches a device in another way, as the host does through a
+//! loaded library, implements [`Runner`] and calls [`check`].
 
 mod bounds;
+mod device;
 mod generate;
 mod make;
 mod programs;
@@ -17,6 +20,7 @@ mod tests;
 
 use std::fmt;
 
+pub use device::check_device;
 pub use generate::random_program;
 pub use make::{Variant, variants};
 pub use random::Random;

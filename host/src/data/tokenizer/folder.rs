@@ -2,14 +2,14 @@
 
 use super::{DataError, Tokenizer};
 use serde_json::{Map, Value};
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, decoders, models::bpe::BPE, pre_tokenizers};
 
 pub(super) fn load(folder: &Path) -> Result<Tokenizer, DataError> {
     let file = folder.join("tokenizer.json");
     let raw = if file.is_file() {
-        let bytes = read(&file)?;
-        tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(&file, format!("not a tokenizer: {e}")))?
+        parse(&file)?
     } else if folder.join("vocab.json").is_file() && folder.join("merges.txt").is_file() {
         byte_level_bpe(folder)?
     } else {
@@ -17,6 +17,17 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer, DataError> {
     };
     let ends = end_ids(folder, &raw)?;
     Tokenizer::new(raw, ends).map_err(|e| bad(&file, e.to_string()))
+}
+
+/// Reads `tokenizer.json`. Its parser panics on some files that are no tokenizers; that is an error here.
+fn parse(file: &Path) -> Result<tokenizers::Tokenizer, DataError> {
+    let bytes = read(file)?;
+    let _: Map<String, Value> = serde_json::from_slice(&bytes)
+        .map_err(|e| bad(file, format!("expected a JSON object, but {e}; download it again")))?;
+    match catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
+        Ok(parsed) => parsed.map_err(|e| bad(file, format!("not a tokenizer: {e}"))),
+        Err(_) => Err(bad(file, "not a tokenizer: a part of it is of a kind that is not known")),
+    }
 }
 
 fn advice(folder: &Path) -> String {

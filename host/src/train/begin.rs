@@ -1,0 +1,215 @@
+//! How a run begins or goes on: everything is opened and checked before the first step.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use finetune_plugin_api::program::{DType, TensorType};
+
+use crate::data::{Dataset, Fingerprint, Loader, LoaderOptions, Tokenizer};
+use crate::optim::{AdamW, Schedule, state};
+
+use super::checkpoint::{self, State};
+use super::config::{Length, Method, RunConfig};
+use super::error::TrainError;
+use super::event::{Event, Observer};
+use super::folder::RunFolder;
+use super::plan::planned_peak;
+use super::run::{Run, TrainRequest};
+use super::session::{Backend, Purpose, Session};
+use super::source::{AdapterSource, LoraSettings, Source};
+
+impl<'a> Run<'a> {
+    /// Opens everything that the run needs, and puts it on the device.
+    pub(super) fn prepare(
+        request: &'a TrainRequest,
+        backend: Backend,
+        observer: &'a mut dyn Observer,
+    ) -> Result<Run<'a>, TrainError> {
+        let config = &request.config;
+        let precision = backend.precision(config.precision)?;
+        let source = Source::open(&config.model, config.seed)?;
+        source.check_length(config.seq_len)?;
+        let adapter = match config.method {
+            Method::Full => None,
+            Method::Lora => Some(AdapterSource::new(&source, &config.model, lora_settings(config))?),
+        };
+        let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
+        source.check_vocabulary(&tokenizer)?;
+        let open = |path: &Path| Dataset::open(path, &tokenizer, config.seq_len);
+        let loader = Loader::new(Arc::new(open(&config.data)?), loader_options(config))?;
+        let valid = config.valid.as_deref().map(open).transpose()?;
+        let steps = match config.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(_) => loader.steps().unwrap_or(u64::MAX),
+        };
+        let folder = match request.resume {
+            true => RunFolder::resume(&config.out, &request.settings)?,
+            false => RunFolder::create(&config.out, &request.settings)?,
+        };
+        let session = Session::new(backend, source, adapter, precision, config.method == Method::Full);
+        let mut run = Run {
+            config,
+            folder,
+            loader,
+            valid,
+            adamw: adamw(config),
+            schedule: Schedule { kind: config.schedule, peak: config.lr, warmup: config.warmup, steps },
+            steps,
+            done: 0,
+            loss: f64::NAN,
+            saved: None,
+            data: Fingerprint::of(&config.data)?,
+            model: checkpoint::fingerprints(&session)?,
+            session,
+            observer,
+        };
+        run.load(request.resume)?;
+        Ok(run)
+    }
+
+    /// Brings model, state and, for a run that goes on, its last checkpoint to the device.
+    fn load(&mut self, resume: bool) -> Result<(), TrainError> {
+        let ignored = self.session.source.ignored();
+        if !ignored.is_empty() {
+            let shown = ignored.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+            self.warn(format!(
+                "{} tensors of the model's files are not part of a {} model and are ignored: {shown}{}",
+                ignored.len(),
+                self.session.source.architecture.model_type(),
+                if ignored.len() > 3 { ", ..." } else { "" }
+            ))?;
+        }
+        if self.session.source.folder.tensors().is_none() && self.config.method == Method::Lora {
+            self.warn(format!(
+                "the model starts from random weights, which are not kept: the adapter will be of use only on the \
+                 same config.json with --seed {}",
+                self.config.seed
+            ))?;
+        }
+        let observer = &mut *self.observer;
+        self.session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
+        for tensor in self.session.trained().to_vec() {
+            let ty = TensorType::new(DType::F32, &tensor.shape);
+            for name in [
+                state::gradient(&tensor.name),
+                state::first_moment(&tensor.name),
+                state::second_moment(&tensor.name),
+            ] {
+                self.session.zeros(&name, &ty)?;
+            }
+        }
+        self.session.zeros(state::LOSS_SUM, &TensorType::scalar(DType::F32))?;
+        if resume {
+            self.restore()?;
+        }
+        let apply = self.session.apply_program(&self.adamw)?;
+        self.session.compile(Purpose::Apply, &apply)
+    }
+
+    fn restore(&mut self) -> Result<(), TrainError> {
+        for step in self.folder.checkpoints()? {
+            let path = self.folder.checkpoint(step);
+            let state = match checkpoint::check(&path) {
+                Ok(state) => state,
+                Err(error) => {
+                    self.warn(format!("{error}; going on from the checkpoint before it"))?;
+                    continue;
+                }
+            };
+            self.check_same(&state)?;
+            if state.step > self.steps {
+                return Err(TrainError::Settings(format!(
+                    "the run has taken {} steps already, and {} are asked for; ask for more to go on, or begin a new \
+                     run in another --out",
+                    state.step, self.steps
+                )));
+            }
+            checkpoint::restore(&self.session, &path)?;
+            (self.done, self.loss, self.saved) = (state.step, state.loss, Some(path));
+            return self.folder.forget_after(state.step);
+        }
+        self.warn("the run has no usable checkpoint; it begins anew".into())?;
+        self.folder.forget_after(0)
+    }
+
+    fn check_same(&self, state: &State) -> Result<(), TrainError> {
+        if state.data != self.data {
+            return Err(TrainError::folder(
+                &self.config.data,
+                "the data is not what the run was begun with, so it cannot be resumed as the same run; bring the \
+                 file back, or begin a new run from the last checkpoint",
+            ));
+        }
+        if state.precision != self.session.precision {
+            return Err(TrainError::Settings(format!(
+                "the run was begun in {}, and this device would go on in {}; take --precision {0} or the device that \
+                 it was begun on",
+                state.precision, self.session.precision
+            )));
+        }
+        if state.model != self.model {
+            return Err(TrainError::folder(
+                &self.config.model,
+                "the model's files are not those that the run was begun with; bring them back, or begin a new run",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Says what will be trained, where, and in how much memory.
+    pub(super) fn tell_start(&mut self) -> Result<(), TrainError> {
+        let trained = self.session.trained().iter();
+        let trainable: u64 = trained.map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum();
+        let adapted = if self.session.adapter.is_some() { trainable } else { 0 };
+        let event = Event::Start {
+            backend: self.session.backend.name.clone(),
+            device: self.session.backend.device_name.clone(),
+            precision: self.session.precision.to_string(),
+            trainable,
+            parameters: self.session.source.parameters() + adapted,
+            peak_bytes_planned: planned_peak(
+                &self.session,
+                &self.adamw,
+                self.loader.rows(),
+                self.loader.buckets(),
+                self.valid.is_some(),
+            )?,
+            resumed_from: self.done,
+            steps: self.steps,
+        };
+        self.tell(event)
+    }
+}
+
+fn lora_settings(config: &RunConfig) -> LoraSettings<'_> {
+    LoraSettings {
+        adapter: config.adapter.as_deref(),
+        rank: config.rank,
+        alpha: config.alpha,
+        targets: config.targets.as_deref(),
+        dropout: config.dropout,
+    }
+}
+
+fn loader_options(config: &RunConfig) -> LoaderOptions {
+    LoaderOptions {
+        batch: config.batch,
+        micro_batch: config.micro_batch,
+        seed: config.seed,
+        shuffle: config.shuffle,
+        epochs: match config.length {
+            Length::Steps(_) => None,
+            Length::Epochs(epochs) => Some(epochs),
+        },
+    }
+}
+
+fn adamw(config: &RunConfig) -> AdamW {
+    AdamW {
+        beta1: config.beta1,
+        beta2: config.beta2,
+        eps: config.eps,
+        weight_decay: config.weight_decay,
+        clip: (config.clip > 0.0).then_some(config.clip),
+    }
+}
