@@ -46,7 +46,16 @@ Each setting is also a key of the file given with --config, by the flag's name w
 
 A run that was stopped goes on with `finetune train --resume --out DIR`, with the settings it was started with. \
 Only --steps, --epochs, --micro-batch, --valid, --save-every, --eval-every, --backend and --plugins may then be \
-others."
+others.
+
+The run folder holds config.toml (the settings), metrics.jsonl (the events that --json prints), checkpoints/step-N \
+(the latest two: what PEFT or transformers loads, with the optimizer's state beside it) and, at the end, adapter (a \
+PEFT adapter) or model (a Hugging Face folder).
+
+--targets NAMES takes the ends of module paths, as PEFT's target_modules: q_proj,v_proj. With --adapter, rank, alpha, \
+targets and their patterns come from its adapter_config.json, and a flag that says otherwise is an error; only \
+--dropout may differ. An adapter with something else than plain or rank-stabilized LoRA in it (DoRA, biases, modules \
+saved whole) is refused by name."
 )]
 pub struct TrainArgs {
     /// Run folder, where settings, metrics, checkpoints and the result go

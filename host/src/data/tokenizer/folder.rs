@@ -1,8 +1,8 @@
 //! A tokenizer from the files of a Hugging Face model folder.
 
+use super::guard::guarded;
 use super::{DataError, Tokenizer};
 use serde_json::{Map, Value};
-use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, decoders, models::bpe::BPE, pre_tokenizers};
 
@@ -19,15 +19,13 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer, DataError> {
     Tokenizer::new(raw, ends).map_err(|e| bad(&file, e.to_string()))
 }
 
-/// Reads `tokenizer.json`. Its parser panics on some files that are no tokenizers; that is an error here.
+/// Reads `tokenizer.json`. What is no JSON is said with its line; the library's own parser does not.
 fn parse(file: &Path) -> Result<tokenizers::Tokenizer, DataError> {
     let bytes = read(file)?;
     let _: Map<String, Value> = serde_json::from_slice(&bytes)
         .map_err(|e| bad(file, format!("expected a JSON object, but {e}; download it again")))?;
-    match catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
-        Ok(parsed) => parsed.map_err(|e| bad(file, format!("not a tokenizer: {e}"))),
-        Err(_) => Err(bad(file, "not a tokenizer: a part of it is of a kind that is not known")),
-    }
+    guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
+        .map_err(|e| bad(file, format!("not a tokenizer: {e}")))
 }
 
 fn advice(folder: &Path) -> String {
@@ -116,8 +114,8 @@ fn byte_level_bpe(folder: &Path) -> Result<tokenizers::Tokenizer, DataError> {
         Some(text) => Ok(text.to_owned()),
         None => Err(bad(path, "its path is not UTF-8")),
     };
-    let bpe = BPE::from_file(&as_text(&vocab_file)?, &as_text(&merges_file)?)
-        .build()
+    let (vocab, merges) = (as_text(&vocab_file)?, as_text(&merges_file)?);
+    let bpe = guarded(|| BPE::from_file(&vocab, &merges).build())
         .map_err(|e| bad(&vocab_file, format!("not a byte-level BPE together with merges.txt: {e}")))?;
     let mut raw = tokenizers::Tokenizer::new(bpe);
     let space = config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);

@@ -1,8 +1,10 @@
 //! Text to token ids, as the model's own tokenizer file says.
 
 mod folder;
+mod guard;
 
 use super::{DataError, cut};
+use guard::guarded;
 use std::{path::Path, sync::Arc};
 use tokenizers::{
     Encoding, ModelWrapper, PaddingParams, PostProcessor, PostProcessorWrapper, Token as RawToken,
@@ -96,12 +98,12 @@ impl Tokenizer {
 
     /// The text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
-        self.0.raw.decode(ids, true).map_err(|e| DataError::Encode { reason: e.to_string() })
+        guarded(|| self.0.raw.decode(ids, true)).map_err(|reason| DataError::Encode { reason })
     }
 
     pub(super) fn text_example(&self, text: &str, limit: usize) -> Result<Vec<u32>, String> {
         let mut ids = if text.len() <= LONG_TEXT {
-            let encoding = self.0.raw.encode_fast(text, false).map_err(|e| e.to_string())?;
+            let encoding = guarded(|| self.0.raw.encode_fast(text, false))?;
             self.close(encoding.get_ids().iter().copied())
         } else {
             self.close(self.head(text, limit)?.into_iter().map(|t| t.id))
@@ -132,7 +134,7 @@ impl Tokenizer {
 
     /// The text's tokens with their places, without template and end token.
     pub(super) fn tokens(&self, text: &str) -> Result<Vec<Token>, String> {
-        let encoding = self.0.raw.encode(text, false).map_err(|e| e.to_string())?;
+        let encoding = guarded(|| self.0.raw.encode(text, false))?;
         let places = encoding.get_offsets().iter();
         let ids = encoding.get_ids().iter();
         Ok(ids.zip(places).map(|(&id, &(start, end))| Token { id, start, end }).collect())
@@ -184,8 +186,7 @@ fn template(post_processor: Option<&PostProcessorWrapper>) -> Result<(Vec<u32>, 
     const TEXT: u32 = u32::MAX;
     let Some(post_processor) = post_processor else { return Ok((vec![], vec![])) };
     let text = Encoding::from_tokens(vec![RawToken::new(TEXT, "text".into(), (0, 4))], 0);
-    let processed = post_processor
-        .process(text, None, true)
+    let processed = guarded(|| post_processor.process(text, None, true))
         .map_err(|e| DataError::Encode { reason: format!("its post-processor fails: {e}") })?;
     let parts: Vec<&[u32]> = processed.get_ids().split(|&id| id == TEXT).collect();
     match parts[..] {

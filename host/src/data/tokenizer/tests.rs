@@ -207,6 +207,21 @@ fn a_missing_or_broken_tokenizer_is_explained() {
     assert!(absent.contains("no-such-folder") && absent.contains("no such folder"), "{absent}");
 }
 
+/// The library panics on a template whose tokens are not declared, and on JSON that breaks off in a decoder.
+#[test]
+fn a_tokenizer_that_the_library_panics_on_is_an_error() {
+    let mut json = tokenizer_json();
+    json["post_processor"] = json!({"type": "TemplateProcessing", "single": [{"SpecialToken":
+        {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+        "special_tokens": {}});
+    let folder = Folder::with(&[("tokenizer.json", json)]);
+    let error = folder.error();
+    assert!(error.contains("tokenizer.json"), "{error}");
+    std::fs::write(folder.path().join("tokenizer.json"), "{\n\"decoder\": {\"type\": x}}").unwrap();
+    let error = folder.error();
+    assert!(error.contains("line 2"), "{error}");
+}
+
 /// GPT-2's own folder may have no tokenizer.json.
 #[test]
 fn vocabulary_and_merges_make_the_same_tokenizer() {

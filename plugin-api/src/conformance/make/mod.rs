@@ -97,7 +97,7 @@ pub fn variants(op: Op) -> Vec<Variant> {
 enum Norm {
     /// [.., C]
     X,
-    /// [C]
+    /// `[C]`
     Weight,
 }
 
