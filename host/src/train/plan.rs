@@ -37,7 +37,8 @@ pub(super) fn planned_peak(
     // The accumulate program reads all parameters and gradients, the apply program all other state; what both
     // have is the trained tensors and their gradients.
     let tensors = tensors([&accumulate, &apply]);
-    Ok((tensors + arena + workspace + own) as u64)
+    // The workspace is whatever the plugin says.
+    Ok((tensors + arena + own).saturating_add(workspace) as u64)
 }
 
 /// What the device says of its planning; a device that says nothing is planned for as the simplest kind.

@@ -17,7 +17,8 @@ use super::source::{AdapterSource, Elements, Source, dtype, weight_dtype};
 
 /// Bytes that are moved to or from a device at once.
 const PIECE: usize = 64 << 20;
-/// Compiled programs that are kept; the least recently used one makes room.
+/// Compiled programs that are kept; the least recently used one makes room. More than a run has: two for each of
+/// at most eight lengths, and the one that applies.
 const KEPT_PROGRAMS: usize = 24;
 
 /// An open device and how it is called.

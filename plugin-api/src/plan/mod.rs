@@ -85,7 +85,7 @@ pub struct PeakReport {
 impl PeakReport {
     /// All of it.
     pub fn total(&self) -> usize {
-        self.arguments + self.outputs + self.arena + self.workspace
+        (self.arguments + self.outputs + self.arena).saturating_add(self.workspace)
     }
 }
 

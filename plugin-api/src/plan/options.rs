@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::program::{DType, Node, Op, Program};
 
+/// The options come from a plugin: no alignment in them may overflow an offset.
+const MAX_ALIGN: usize = 1 << 20;
+
 /// What a back end's kernels can do. A device publishes it as the member `plan` of its properties.
 ///
 /// ```
@@ -28,7 +31,8 @@ pub struct PlanOptions {
     pub direct_state: bool,
     /// Names of ops whose result may lie where one of the operands that [`in_place_pairs`] lists lies.
     pub in_place: Vec<String>,
-    /// Alignment of offsets in the arena, in bytes; 0 stands for 64.
+    /// Alignment of offsets in the arena, in bytes: a power of two up to 2^20, or what is rounded to one; 0 stands
+    /// for 64.
     pub align: usize,
     /// Scratch memory that ops need, by name: the sum of the terms.
     pub workspace: BTreeMap<String, Vec<Term>>,
@@ -54,7 +58,10 @@ pub struct Term {
 
 impl PlanOptions {
     pub(super) fn alignment(&self) -> usize {
-        if self.align == 0 { 64 } else { self.align.next_power_of_two() }
+        match self.align {
+            0 => 64,
+            align => align.min(MAX_ALIGN).next_power_of_two(),
+        }
     }
 
     pub(super) fn may_reuse(&self, op: Op) -> bool {

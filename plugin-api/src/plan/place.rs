@@ -381,6 +381,7 @@ impl Planner<'_> {
             let needed = |result: usize| view(node.results[result]).is_some();
             self.options.node_workspace(self.program, node, &stored, &needed)
         };
-        self.steps.iter().map(of).max().unwrap_or(0).next_multiple_of(self.options.alignment())
+        let most = self.steps.iter().map(of).max().unwrap_or(0);
+        most.checked_next_multiple_of(self.options.alignment()).unwrap_or(usize::MAX)
     }
 }

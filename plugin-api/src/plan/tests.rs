@@ -125,6 +125,17 @@ fn options_cross_as_json() {
 }
 
 /// Twenty thousand values, as in the backward program of a large model, in long chains with long lives.
+/// The host plans with what a plugin says of itself; nothing that it says may bring the host down.
+#[test]
+fn absurd_options_are_planned_with() {
+    let program = parse("%0 = input \"x\" : f32[64]\n%1 = exp(%0) : f32[64]\noutput \"y\" = %1\n");
+    let term = Term { bytes: usize::MAX, dims: vec![(0, isize::MIN), (9, 9)], ..Term::default() };
+    let workspace = [("exp".to_string(), vec![term.clone(), term])].into();
+    let options = PlanOptions { align: usize::MAX, workspace, ..everything() };
+    assert_eq!(peak(&program, &options).total(), usize::MAX);
+    assert_eq!(plan(&program, &options).arena_bytes % (1 << 20), 0);
+}
+
 #[test]
 fn a_large_program_is_planned() {
     let mut b = Builder::new();
