@@ -45,7 +45,7 @@ enum Task {
         /// Only tests whose name contains one of these
         filter: Vec<String>,
     },
-    /// Feed mutated programs to the parser and the validator
+    /// Feed changed inputs to everything that reads programs or files
     Fuzz {
         /// How long
         #[arg(long, default_value_t = 60)]

@@ -99,3 +99,21 @@ fn main() -> ExitCode {
     }
     ExitCode::SUCCESS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every reader takes its valid inputs, and the first few hundred that are nearly so.
+    #[test]
+    fn no_target_panics_on_the_first_inputs() {
+        for target in TARGETS {
+            let folder = tempfile::tempdir().unwrap();
+            let corpus = (target.corpus)();
+            let changed = (0..300).map(|seed| changed(&mut Random::new(seed), &corpus));
+            for input in corpus.iter().cloned().chain(changed) {
+                attempt(target, &input, folder.path(), "of this test").unwrap();
+            }
+        }
+    }
+}
