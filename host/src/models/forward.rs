@@ -9,6 +9,26 @@ use super::{Architecture, ModelError};
 use crate::adapters::Lora;
 use crate::precision::Precision;
 
+/// Names of the inputs of a program that [`loss_program`] begins; B rows of T positions.
+pub mod input {
+    /// Token ids, `u32[B, T]`.
+    pub const TOKENS: &str = "tokens";
+    /// The token that each position is to give, `u32[B, T]`.
+    pub const TARGETS: &str = "targets";
+    /// What each target counts, 0 for padding, `f32[B, T]`.
+    pub const WEIGHTS: &str = "weights";
+    /// Positions within the sequence, `u32[B, T]`.
+    pub const POSITIONS: &str = "positions";
+    /// How many positions of a row are real, `u32[B]`.
+    pub const VALID: &str = "valid";
+    /// With dropout: the example in each row, `u32[B]`.
+    pub const EXAMPLE: &str = "example";
+    /// With dropout: the run's seed, low word first, `u32[2]`.
+    pub const SEED: &str = "seed";
+    /// With dropout: the step, `u32[]`.
+    pub const STEP: &str = "step";
+}
+
 /// What a forward program is built for.
 pub struct ForwardOptions<'a> {
     /// Rows of a batch.
@@ -85,8 +105,7 @@ pub struct LossProgram {
 
 /// Builds the program that gives the summed loss of one batch.
 ///
-/// Inputs: `tokens`, `targets`, `positions` of `u32[B, T]`, `weights` of `f32[B, T]`, `valid` of `u32[B]`; and
-/// with dropout `seed` of `u32[2]`, `step` of `u32[]`, `example` of `u32[B]`.
+/// Its inputs are those of [`input`].
 pub fn loss_program(
     model: &dyn Architecture,
     options: &ForwardOptions<'_>,
@@ -94,11 +113,11 @@ pub fn loss_program(
     let mut f = Forward::new(model, options);
     let (rows, length) = (options.rows, options.length);
     let grid = TensorType::new(DType::U32, &[rows, length]);
-    let tokens = f.b.input("tokens", grid.clone());
-    let targets = f.b.input("targets", grid.clone());
-    let weights = f.b.input("weights", grid.with_dtype(DType::F32));
-    let positions = f.b.input("positions", grid);
-    let valid = f.b.input("valid", TensorType::new(DType::U32, &[rows]));
+    let tokens = f.b.input(input::TOKENS, grid.clone());
+    let targets = f.b.input(input::TARGETS, grid.clone());
+    let weights = f.b.input(input::WEIGHTS, grid.with_dtype(DType::F32));
+    let positions = f.b.input(input::POSITIONS, grid);
+    let valid = f.b.input(input::VALID, TensorType::new(DType::U32, &[rows]));
     let start = f.b.full(0.0, &TensorType::new(DType::U32, &[rows]));
     let batch = BatchInputs { tokens, positions, start, valid, rows, length };
     if options.dropout && options.lora.is_some_and(|lora| lora.dropout > 0.0) {
@@ -135,9 +154,9 @@ impl<'a> Forward<'a> {
     }
 
     fn dropout_keys(&mut self, batch: &BatchInputs) -> DropoutKeys {
-        let seed = self.b.input("seed", TensorType::new(DType::U32, &[2]));
-        let step = self.b.input("step", TensorType::scalar(DType::U32));
-        let example = self.b.input("example", TensorType::new(DType::U32, &[batch.rows]));
+        let seed = self.b.input(input::SEED, TensorType::new(DType::U32, &[2]));
+        let step = self.b.input(input::STEP, TensorType::scalar(DType::U32));
+        let example = self.b.input(input::EXAMPLE, TensorType::new(DType::U32, &[batch.rows]));
         let example = self.b.reshape(example, &[batch.rows, 1]);
         let example = self.b.broadcast(example, &[batch.rows, batch.length]);
         let example = self.b.reshape(example, &[batch.count()]);

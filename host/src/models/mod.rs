@@ -16,7 +16,7 @@ mod rope;
 use finetune_plugin_api::program::ValueId;
 
 pub use config::Config;
-pub use forward::{BatchInputs, Forward, ForwardOptions, LossProgram, loss_program};
+pub use forward::{BatchInputs, Forward, ForwardOptions, LossProgram, input, loss_program};
 pub use init::{Init, fill};
 
 /// What is wrong with a model's config, or asked of a model that it has not.

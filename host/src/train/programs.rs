@@ -4,6 +4,7 @@ use finetune_plugin_api::program::Program;
 
 use crate::autodiff;
 use crate::data::Batch;
+use crate::models::input;
 use crate::optim::{AdamW, accumulate, apply_program};
 use crate::transform;
 
@@ -67,13 +68,13 @@ fn seed_words(seed: u64) -> [u32; 2] {
 
 fn batch_inputs<'a>(batch: &'a Batch, seed: &'a [u32; 2], step: &'a u32) -> [(&'static str, &'a [u8]); 8] {
     [
-        ("tokens", bytemuck::cast_slice(&batch.tokens)),
-        ("targets", bytemuck::cast_slice(&batch.targets)),
-        ("weights", bytemuck::cast_slice(&batch.weights)),
-        ("positions", bytemuck::cast_slice(&batch.positions)),
-        ("valid", bytemuck::cast_slice(&batch.valid)),
-        ("example", bytemuck::cast_slice(&batch.example)),
-        ("seed", bytemuck::cast_slice(seed)),
-        ("step", bytemuck::bytes_of(step)),
+        (input::TOKENS, bytemuck::cast_slice(&batch.tokens)),
+        (input::TARGETS, bytemuck::cast_slice(&batch.targets)),
+        (input::WEIGHTS, bytemuck::cast_slice(&batch.weights)),
+        (input::POSITIONS, bytemuck::cast_slice(&batch.positions)),
+        (input::VALID, bytemuck::cast_slice(&batch.valid)),
+        (input::EXAMPLE, bytemuck::cast_slice(&batch.example)),
+        (input::SEED, bytemuck::cast_slice(seed)),
+        (input::STEP, bytemuck::bytes_of(step)),
     ]
 }
