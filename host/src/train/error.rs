@@ -42,10 +42,10 @@ pub enum TrainError {
     /// Settings that do not fit each other, the model or the device.
     #[error("{0}")]
     Settings(String),
-    /// The run folder.
+    /// A file or folder of the run: its run folder, checkpoints, data, model or adapter.
     #[error("{}: {problem}", path.display())]
-    RunFolder {
-        /// The folder or a file in it.
+    File {
+        /// Which.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
@@ -69,7 +69,7 @@ pub enum TrainError {
 
 impl TrainError {
     pub(super) fn folder(path: impl Into<PathBuf>, problem: impl Into<String>) -> TrainError {
-        TrainError::RunFolder { path: path.into(), problem: problem.into() }
+        TrainError::File { path: path.into(), problem: problem.into() }
     }
 
     pub(super) fn io(
@@ -77,6 +77,6 @@ impl TrainError {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> TrainError {
         let path = path.into();
-        move |error| TrainError::RunFolder { path, problem: format!("cannot {action} it: {error}") }
+        move |error| TrainError::File { path, problem: format!("cannot {action} it: {error}") }
     }
 }

@@ -179,7 +179,7 @@ impl Session {
         if let (Elements::File(view), false) = (&elements, trained)
             && view.weight_dtype().is_ok_and(|stored| dtype(stored) == ty.dtype)
         {
-            return Ok(self.backend.device.adopt(ty, Arc::new(Mapped(view.clone())))?);
+            return Ok(self.backend.device.adopt(ty, Arc::new(view.bytes().clone()))?);
         }
         let buffer = self.backend.device.allocate(ty)?;
         elements
@@ -302,14 +302,5 @@ impl Session {
             values.insert(name.clone(), f32::from_le_bytes(bytes));
         }
         Ok(values)
-    }
-}
-
-/// A tensor in a mapped file, as host memory that a device may borrow.
-struct Mapped(TensorView);
-
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
-        self.0.bytes().as_slice()
     }
 }

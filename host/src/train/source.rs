@@ -255,7 +255,7 @@ fn describe(targets: &TargetSpec) -> String {
 
 /// Every adapted layer has its tensors in the files, in the layer's sizes, and there are no others.
 fn fits(lora: &Lora, files: &PeftAdapter) -> Result<(), TrainError> {
-    let refuse = |problem: String| Err(TrainError::RunFolder { path: files.dir().into(), problem });
+    let refuse = |problem: String| Err(TrainError::File { path: files.dir().into(), problem });
     for module in lora.modules() {
         let Some(pair) = files.modules().get(&module.path) else {
             return refuse(format!(

@@ -96,13 +96,6 @@ impl ModelFolder {
             _ => Path::new("."),
         }
     }
-
-    /// The path of the file `name` (`tokenizer.json`, `generation_config.json`, ...) beside the config, if it
-    /// is there.
-    pub fn side_file(&self, name: &str) -> Option<PathBuf> {
-        let path = self.dir().join(name);
-        path.is_file().then_some(path)
-    }
 }
 
 fn read_config(path: &Path) -> Result<Map<String, Value>, WeightsError> {

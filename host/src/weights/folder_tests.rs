@@ -13,12 +13,10 @@ fn folder_opens() {
     let dir = tempdir().unwrap();
     put(dir.path(), "config.json", r#"{"model_type":"llama"}"#);
     put(dir.path(), "model.safetensors", weights());
-    put(dir.path(), "tokenizer.json", "{}");
     let model = ModelFolder::open(dir.path()).unwrap();
     assert_eq!(model.config()["model_type"], "llama");
     assert!(model.tensors().unwrap().contains("w"));
-    assert_eq!(model.side_file("tokenizer.json"), Some(dir.path().join("tokenizer.json")));
-    assert_eq!(model.side_file("merges.txt"), None);
+    assert_eq!(model.dir(), dir.path());
 }
 
 /// The path of a config means random weights, even where weights lie beside it; the tokenizer beside it counts.
@@ -27,10 +25,9 @@ fn config_alone_means_random_weights() {
     let dir = tempdir().unwrap();
     put(dir.path(), "config.json", "{}");
     put(dir.path(), "model.safetensors", weights());
-    put(dir.path(), "tokenizer.json", "{}");
     let model = ModelFolder::open(&dir.path().join("config.json")).unwrap();
     assert!(model.tensors().is_none());
-    assert!(model.side_file("tokenizer.json").is_some());
+    assert_eq!(model.dir(), dir.path(), "where the tokenizer is looked for");
 }
 
 /// A single weight file of another name is taken; an adapter's beside it does not make two; of two that are

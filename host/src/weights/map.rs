@@ -114,12 +114,6 @@ impl MappedBytes {
     pub fn file(&self) -> &Arc<MappedFile> {
         &self.file
     }
-
-    /// Whether the address is a multiple of `align` bytes. The format does not promise that a tensor starts
-    /// at a multiple of its element's size, so who wants to borrow the bytes as numbers has to ask.
-    pub fn is_aligned_to(&self, align: usize) -> bool {
-        (self.as_slice().as_ptr() as usize).is_multiple_of(align)
-    }
 }
 
 impl AsRef<[u8]> for MappedBytes {

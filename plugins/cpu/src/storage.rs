@@ -33,7 +33,7 @@ impl Bytes {
     /// Zeroed bytes, or an error of the kind "out of memory" that says for what.
     pub fn zeroed(len: usize, what: &str) -> Result<Bytes, Error> {
         let count = len.div_ceil(ALIGN);
-        // `try_zeroed_vec` leaves the zeroing to the system, page by page as they are touched.
+        // The zeroing is left to the system, page by page as they are touched.
         match bytemuck::allocation::try_zeroed_slice_box::<Line>(count) {
             Ok(lines) => Ok(Bytes { lines: lines.into_vec(), len }),
             Err(()) => Err(Error::out_of_memory(format!(
