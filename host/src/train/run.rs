@@ -113,18 +113,18 @@ impl Run<'_> {
         let step = self.done + 1;
         let tokens: u64 = batches.iter().map(|batch| batch.target_tokens).sum();
         let lr = self.schedule.lr(step);
-        let (mut loss, mut grad_norm) = (0.0, 0.0);
         if tokens == 0 {
             self.warn(format!(
-                "step {step}: no example of the batch has a target within --seq-len; nothing is learned from it"
+                "step {step}: no example of the batch has a target within --seq-len; its gradient is zero"
             ))?;
-        } else {
-            // Rows without targets have no gradient either.
-            for batch in batches.iter().filter(|batch| batch.target_tokens > 0) {
-                self.session.accumulate(batch, self.config.seed, step)?;
-            }
-            (loss, grad_norm) = self.apply(step, tokens, lr)?;
         }
+        // Rows without targets have no gradient.
+        for batch in batches.iter().filter(|batch| batch.target_tokens > 0) {
+            self.session.accumulate(batch, self.config.seed, step)?;
+        }
+        // A batch without targets is applied like any other: the corrections count each step, and so must the
+        // moments.
+        let (loss, grad_norm) = self.apply(step, tokens, lr)?;
         (self.done, self.loss) = (step, loss);
         let step_s = begun.elapsed().as_secs_f64();
         let memory_bytes = self.session.backend.device.memory()?.peak;
@@ -135,7 +135,7 @@ impl Run<'_> {
     fn apply(&mut self, step: u64, tokens: u64, lr: f64) -> Result<(f64, f64), TrainError> {
         let (correction1, correction2) = self.adamw.corrections(step);
         let inputs = [
-            (optim::input::INVERSE_TOKENS, (1.0 / tokens as f64) as f32),
+            (optim::input::INVERSE_TOKENS, (1.0 / tokens.max(1) as f64) as f32),
             (optim::input::LR, lr as f32),
             (optim::input::CORRECTION1, correction1),
             (optim::input::CORRECTION2, correction2),
