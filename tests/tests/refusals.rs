@@ -95,6 +95,7 @@ fn settings_that_cannot_be() {
     place.refused(&model, &["--targets", "q_prj"], &["q_prj", "q_proj"]);
     place.refused(&model, &["--method", "full", "--rank", "4"], &["rank", "full"]);
     place.refused(&model, &["--beta1", "1.5"], &["beta1"]);
+    place.refused(&model, &["--batch", "9223372036854775807"], &["batch", "16777216"]);
     place.refused(&model, &["--backend", "abacus"], &["abacus", "cpu"]);
     place.refused(&model, &["--backend", "cpu:7"], &["7"]);
     place.refused(&goldens().join("gpt2/model"), &["--seq-len", "100000"], &["100000", "positions"]);

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use finetune_tests::{assert_close, events, fail, finetune, goldens, json_lines, number, plugins, succeed};
+use finetune_tests::{
+    assert_close, events, example_plugin, fail, finetune, goldens, json_lines, number, plugins, succeed,
+};
 use serde_json::Value;
 
 fn model() -> PathBuf {
@@ -242,5 +244,103 @@ fn flags_that_contradict_an_adapter_are_refused() {
         command.arg("--plugins").arg(plugins()).arg("--model").arg(model()).arg("--data").arg(data());
         let message = fail(command.arg("--adapter").arg(&adapter).arg("--out").arg(dir.path().join("run")));
         assert!(message.contains(flag) && message.contains("adapter"), "{message}");
+    }
+}
+
+/// Moments and corrections stay together: a step whose batch has nothing to learn is one whose gradient is zero,
+/// as it is in torch, where the weights go on by what the moments hold.
+#[test]
+fn a_batch_without_targets_is_a_step_with_a_gradient_of_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = [
+        r#"{"text":"Salt and water."}"#,
+        r#"{"prompt":"The prompt alone fills the window.","completion":" no"}"#,
+    ];
+    let data = dir.path().join("data.jsonl");
+    std::fs::write(&data, rows.join("\n")).unwrap();
+    let out = dir.path().join("run");
+    let mut command = finetune(["train", "--json", "--backend", "cpu", "--batch", "1", "--seq-len", "4"]);
+    command
+        .args(["--no-shuffle", "--steps", "3", "--lr", "1e-2", "--valid"])
+        .arg(&data)
+        .arg("--eval-every")
+        .arg("1");
+    command
+        .arg("--plugins")
+        .arg(plugins())
+        .arg("--model")
+        .arg(model())
+        .arg("--data")
+        .arg(&data)
+        .arg("--out")
+        .arg(&out);
+    let lines = json_lines(&succeed(&mut command));
+    let steps = events(&lines, "step");
+    assert_eq!((steps[1]["tokens"].as_u64(), number(steps[1], "loss")), (Some(0), 0.0));
+    assert_eq!(number(steps[1], "grad_norm"), 0.0);
+    let losses: Vec<f64> = events(&lines, "eval").iter().map(|eval| number(eval, "loss")).collect();
+    assert!(losses[2] < losses[1], "the first step's momentum goes on: {losses:?}");
+}
+
+/// What fails before its first step is no run yet: the same folder can be tried again.
+#[test]
+fn a_start_that_fails_leaves_the_folder_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let message = fail(&mut train(&out, 2, &["--micro-batch", "4", "--rank", "16777216"]));
+    assert!(message.contains("GiB") && message.contains("--rank"), "{message}");
+    let message = fail(&mut train(&out, 2, &["--lr", "1e38", "--warmup", "0", "--alpha", "1e38"]));
+    assert!(message.contains("diverged"), "{message}");
+    succeed(&mut train(&out, 2, &[]));
+    assert_eq!(losses(&metrics(&out)).len(), 2, "nothing of the tries before is left");
+}
+
+#[test]
+fn a_resumption_that_is_refused_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    succeed(&mut train(&out, 4, &[]));
+    let resume = |steps: &[&str]| {
+        let mut command = finetune(["train", "--json", "--resume", "--plugins"]);
+        command.arg(plugins()).arg("--out").arg(&out).args(steps);
+        command
+    };
+    let message = fail(&mut resume(&["--steps", "3"]));
+    assert!(message.contains("4 steps already"), "{message}");
+    let lines = json_lines(&succeed(&mut resume(&[])));
+    assert_eq!(events(&lines, "end")[0]["steps"], 4);
+}
+
+/// A file name need not be Unicode.
+#[cfg(target_os = "linux")]
+#[test]
+fn any_folder_name_will_do() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff run \xf0"));
+    succeed(&mut train(&out, 2, &[]));
+    assert!(out.join("adapter/adapter_model.safetensors").exists());
+}
+
+/// The loop, lowering and ABI through another back end: the example plugin has core ops alone, so every
+/// composite goes its other way, and its curve, dropout included, is the one of `cpu`.
+#[test]
+fn a_plugin_with_core_ops_alone_trains_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("plugins");
+    std::fs::create_dir(&folder).unwrap();
+    let library = example_plugin();
+    std::fs::copy(&library, folder.join(library.file_name().unwrap())).unwrap();
+    let run = |name: &str, extra: &[&str], plugins: &Path| {
+        let mut command = train(&dir.path().join(name), 3, extra);
+        json_lines(&succeed(command.arg("--plugins").arg(plugins)))
+    };
+    let fast = run("cpu", &[], &plugins());
+    let slow = run("tiny", &["--backend", "tiny"], &folder);
+    assert_eq!(events(&slow, "start")[0]["backend"], "tiny");
+    for (a, b) in events(&fast, "step").iter().zip(events(&slow, "step")) {
+        assert_eq!(a["tokens"], b["tokens"]);
+        assert_close(number(a, "loss"), number(b, "loss"), 1e-5, "loss");
+        assert_close(number(a, "grad_norm"), number(b, "grad_norm"), 1e-4, "grad_norm");
     }
 }

@@ -42,17 +42,21 @@ impl<'a> Run<'a> {
             Length::Steps(steps) => steps,
             Length::Epochs(_) => loader.steps().unwrap_or(u64::MAX),
         };
+        let session = Session::new(backend, source, adapter, precision, config.method == Method::Full)?;
+        let adamw = adamw(config);
+        let planned = planned_peak(&session, &adamw, loader.rows(), loader.buckets(), valid.is_some())?;
+        check_fits(&session, planned)?;
         let folder = match request.resume {
             true => RunFolder::resume(&config.out, &request.settings)?,
             false => RunFolder::create(&config.out, &request.settings)?,
         };
-        let session = Session::new(backend, source, adapter, precision, config.method == Method::Full);
         let mut run = Run {
             config,
             folder,
             loader,
             valid,
-            adamw: adamw(config),
+            adamw,
+            planned,
             schedule: Schedule { kind: config.schedule, peak: config.lr, warmup: config.warmup, steps },
             steps,
             done: 0,
@@ -167,18 +171,29 @@ impl<'a> Run<'a> {
             precision: self.session.precision.to_string(),
             trainable,
             parameters: self.session.source.parameters() + adapted,
-            peak_bytes_planned: planned_peak(
-                &self.session,
-                &self.adamw,
-                self.loader.rows(),
-                self.loader.buckets(),
-                self.valid.is_some(),
-            )?,
+            peak_bytes_planned: self.planned,
             resumed_from: self.done,
             steps: self.steps,
         };
         self.tell(event)
     }
+}
+
+/// A run that needs more than the device has is not begun: some systems would end the process in the middle of it.
+fn check_fits(session: &Session, planned: u64) -> Result<(), TrainError> {
+    let total = session.backend.device.memory()?.total;
+    // A device that does not know its memory says 0.
+    if total == 0 || planned <= total {
+        return Ok(());
+    }
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    Err(TrainError::Settings(format!(
+        "the run would need up to {:.1} GiB, and {} has {:.1} GiB; a smaller --micro-batch or --seq-len, or --method \
+         lora with a small --rank, needs less",
+        gib(planned),
+        session.backend.device_name,
+        gib(total)
+    )))
 }
 
 fn lora_settings(config: &RunConfig) -> LoraSettings<'_> {

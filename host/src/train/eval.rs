@@ -52,7 +52,7 @@ pub fn evaluate(
     let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
     source.check_vocabulary(&tokenizer)?;
     let data = Dataset::open(&request.data, &tokenizer, request.seq_len)?;
-    let mut session = Session::new(backend, source, adapter, precision, false);
+    let mut session = Session::new(backend, source, adapter, precision, false)?;
     session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
     let mut progress = |done, total| observer.progress("evaluating", done, total);
     let (loss, tokens) = mean_loss(&mut session, &data, request.batch, &mut progress)?;

@@ -1,9 +1,9 @@
 //! What a run tells while it goes on. With `--json` each event is one line on stdout; the same lines are kept
 //! in the run folder's `metrics.jsonl`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Something that happened in a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +61,7 @@ pub enum Event {
         /// Steps taken before it.
         step: u64,
         /// A folder: an adapter as PEFT has it or a model as transformers has it.
+        #[serde(serialize_with = "readable")]
         path: PathBuf,
     },
     /// Something a person should know.
@@ -77,6 +78,11 @@ pub enum Event {
         /// How long this process trained, in seconds.
         seconds: f64,
     },
+}
+
+/// JSON is Unicode; a path that is not must not end the run that it tells of.
+fn readable<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// Whoever wants to know of events.

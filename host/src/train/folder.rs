@@ -22,12 +22,15 @@ const STEP: &str = "step-";
 pub struct RunFolder {
     path: PathBuf,
     metrics: File,
+    /// The settings, until they are written.
+    settings: Option<String>,
     /// Released by the system when the process ends, however it ends.
     _lock: File,
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run.
+    /// Makes the folder of a new run. It is one only from [`RunFolder::begin`] on: what fails before that leaves
+    /// the folder free for another try.
     pub fn create(path: &Path, settings: &Settings) -> Result<RunFolder, TrainError> {
         fs::create_dir_all(path).map_err(TrainError::io("make", path))?;
         let lock = lock(path)?;
@@ -41,12 +44,13 @@ impl RunFolder {
                 ),
             ));
         }
-        atomic::write_file(&path.join(CONFIG), settings.to_toml()?.as_bytes())?;
+        let settings = Some(settings.to_toml()?);
         let metrics = open_metrics(path)?;
-        Ok(RunFolder { path: path.into(), metrics, _lock: lock })
+        metrics.set_len(0).map_err(TrainError::io("write", path.join(METRICS)))?;
+        Ok(RunFolder { path: path.into(), metrics, settings, _lock: lock })
     }
 
-    /// Opens the folder of a run that is to go on.
+    /// Opens the folder of a run that is to go on. Its settings stay what they were until [`RunFolder::begin`].
     pub fn resume(path: &Path, settings: &Settings) -> Result<RunFolder, TrainError> {
         if !path.join(CONFIG).exists() {
             return Err(TrainError::folder(
@@ -59,9 +63,18 @@ impl RunFolder {
         if checkpoints.is_dir() {
             remove_leftovers(&checkpoints)?;
         }
-        atomic::write_file(&path.join(CONFIG), settings.to_toml()?.as_bytes())?;
+        let settings = Some(settings.to_toml()?);
         let metrics = open_metrics(path)?;
-        Ok(RunFolder { path: path.into(), metrics, _lock: lock })
+        Ok(RunFolder { path: path.into(), metrics, settings, _lock: lock })
+    }
+
+    /// Keeps the settings: the run has shown that it works with them. Does nothing the second time.
+    pub fn begin(&mut self) -> Result<(), TrainError> {
+        if let Some(settings) = &self.settings {
+            atomic::write_file(&self.path.join(CONFIG), settings.as_bytes())?;
+            self.settings = None;
+        }
+        Ok(())
     }
 
     /// Keeps an event.

@@ -61,6 +61,8 @@ pub(super) struct Run<'a> {
     pub(super) loader: Loader,
     pub(super) valid: Option<Dataset>,
     pub(super) adamw: AdamW,
+    /// Upper bound of the device memory that it will use, in bytes.
+    pub(super) planned: u64,
     pub(super) schedule: Schedule,
     pub(super) steps: u64,
     pub(super) done: u64,
@@ -83,12 +85,14 @@ impl Run<'_> {
             let mut batches = Prefetch::start(self.loader.clone(), self.done)?;
             while self.done < self.steps && !stopped {
                 if stop.is_set() {
+                    // Nothing is lost, and the folder can be resumed all the same.
                     stopped = true;
                     break;
                 }
                 let Some(prepared) = batches.next() else { break };
                 let (_, batches) = prepared?;
                 self.step(&batches)?;
+                self.folder.begin()?;
                 stopped = stop.is_set() && self.done < self.steps;
                 let every = |n: u64, step: u64| n > 0 && step.is_multiple_of(n);
                 if every(self.config.eval_every, self.done) && self.done < self.steps {
@@ -99,9 +103,9 @@ impl Run<'_> {
                 }
             }
         }
+        self.folder.begin()?;
         match stopped {
             false => self.finish(begun)?,
-            // Stopped before the first step: nothing is lost, and the folder can be resumed all the same.
             true if self.saved.is_none() && self.done > 0 => self.save()?,
             true => {}
         }

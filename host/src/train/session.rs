@@ -108,8 +108,8 @@ impl Session {
         adapter: Option<AdapterSource>,
         precision: Precision,
         full: bool,
-    ) -> Session {
-        Session {
+    ) -> Result<Session, TrainError> {
+        let mut session = Session {
             backend,
             source,
             adapter,
@@ -119,10 +119,18 @@ impl Session {
             trained: Vec::new(),
             programs: Vec::new(),
             clock: 0,
+        };
+        // Any size of batch reads the same tensors.
+        let forward = session.forward(1, 1, false)?;
+        for (name, ty) in read(&forward) {
+            if forward.trained.iter().any(|(trained, _)| *trained == name) {
+                session.trained.push(Trainable { name, shape: ty.shape });
+            }
         }
+        Ok(session)
     }
 
-    /// The trained tensors; known once [`Session::load`] has run.
+    /// The trained tensors, in the order in which the model reads them.
     pub fn trained(&self) -> &[Trainable] {
         &self.trained
     }
@@ -143,23 +151,12 @@ impl Session {
 
     /// Brings every tensor that the model reads to the device.
     pub fn load(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), TrainError> {
-        // Any size of batch reads the same tensors.
-        let forward = self.forward(1, 1, false)?;
-        let trained = |name: &str| forward.trained.iter().any(|(trained, _)| trained == name);
-        let wanted: Vec<(String, TensorType)> = forward
-            .builder
-            .args()
-            .iter()
-            .filter(|arg| arg.role != Role::Input)
-            .map(|arg| (arg.name.clone(), forward.builder.ty(arg.value).clone()))
-            .collect();
+        let wanted = read(&self.forward(1, 1, false)?);
         let total: u64 = wanted.iter().map(|(_, ty)| ty.bytes() as u64).sum();
         let mut done = 0;
         for (name, ty) in wanted {
-            if trained(&name) {
-                self.trained.push(Trainable { name: name.clone(), shape: ty.shape.clone() });
-            }
-            let buffer = self.bring(&name, &ty, trained(&name))?;
+            let trained = self.trained.iter().any(|trained| trained.name == name);
+            let buffer = self.bring(&name, &ty, trained)?;
             self.tensors.insert(name, buffer);
             done += ty.bytes() as u64;
             progress(done, total);
@@ -303,4 +300,10 @@ impl Session {
         }
         Ok(values)
     }
+}
+
+/// The tensors that a program reads besides its inputs.
+fn read(forward: &LossProgram) -> Vec<(String, TensorType)> {
+    let args = forward.builder.args().iter().filter(|arg| arg.role != Role::Input);
+    args.map(|arg| (arg.name.clone(), forward.builder.ty(arg.value).clone())).collect()
 }

@@ -12,6 +12,9 @@ pub const BATCH: usize = 8;
 /// A setting's name and value, whether it can be used, and what it must be.
 type Rule = (&'static str, Option<f64>, fn(f64) -> bool, &'static str);
 
+/// Products of sizes stay far from overflow.
+const LARGEST_SIZE: usize = 1 << 24;
+
 impl Settings {
     /// The same settings with every default written out, except of what has none: model, data, held-out data
     /// and adapter, and the adapter's rank, alpha and targets where they come from `adapter`.
@@ -128,6 +131,11 @@ impl Settings {
         for (flag, count) in at_least_one.clone() {
             if count == Some(0) {
                 return Err(invalid(flag, 0, "it must be at least 1"));
+            }
+        }
+        for (flag, size) in sizes {
+            if let Some(n) = size.filter(|n| *n > LARGEST_SIZE) {
+                return Err(invalid(flag, n, "it must be at most 16777216"));
             }
         }
         let others = [
