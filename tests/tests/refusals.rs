@@ -113,3 +113,23 @@ fn a_bad_row_names_file_and_line() {
     std::fs::write(place.path("data.jsonl"), "").unwrap();
     place.refused(&place.path("model"), &[], &["data.jsonl"]);
 }
+
+/// Many tokenizers have a token that the model never got; that matters only if the data brings it up.
+#[test]
+fn a_token_beyond_the_vocabulary_is_refused_where_it_occurs() {
+    let place = Place::new();
+    let path = place.path("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(place.path("model/config.json")).unwrap()).unwrap();
+    let id = config["vocab_size"].as_u64().unwrap();
+    let token = json!({"id": id, "content": "<late>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(token);
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let mut good = finetune(["train", "--backend", "cpu", "--steps", "1", "--seq-len", "16", "--json"]);
+    good.arg("--model").arg(place.path("model")).arg("--data").arg(place.path("data.jsonl"));
+    finetune_tests::succeed(good.arg("--out").arg(place.path("good")).arg("--plugins").arg(plugins()));
+    std::fs::write(place.path("data.jsonl"), "{\"text\": \"the <late> one\"}\n").unwrap();
+    place.refused(&place.path("model"), &[], &[&format!("token {id}"), "vocabulary"]);
+}

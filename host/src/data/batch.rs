@@ -85,6 +85,11 @@ impl Buckets {
         &self.0
     }
 
+    /// The longest length.
+    pub(super) fn longest(&self) -> usize {
+        self.0[self.0.len() - 1]
+    }
+
     /// The smallest length that holds `inputs`, which is at most the largest.
     fn fit(&self, inputs: usize) -> usize {
         self.0[self.0.partition_point(|&length| length < inputs).min(self.0.len() - 1)]

@@ -1,6 +1,7 @@
 //! Steps to batches.
 
 use super::{Batch, Buckets, DataError, Dataset, Order};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,51 @@ impl Loader {
     }
 }
 
+/// Examples that are looked at before [`Loader::lengths`] is content with having seen the longest length.
+const LOOKED_AT: u64 = 64;
+/// Examples after which it takes every length to be possible.
+const GIVEN_UP: u64 = 1 << 16;
+
+impl Loader {
+    /// The lengths that the batches of the first `steps` steps may have, ascending: those that they have where
+    /// that can be told by looking at few examples, or at each example once; else every length up to the longest.
+    pub fn lengths(&self, steps: u64) -> Result<Vec<usize>, DataError> {
+        let examples = self.dataset.len();
+        let batches = (0..steps).map(|step| self.step(step)).take_while(|batches| {
+            // Past the last epoch there are no more.
+            !matches!(batches, Ok(batches) if batches.is_empty())
+        });
+        seen_lengths(&self.buckets, examples, batches)
+    }
+}
+
+/// The lengths that batches have, which together draw from `examples` different ones.
+fn seen_lengths(
+    buckets: &Buckets,
+    examples: u64,
+    batches: impl Iterator<Item = Result<Vec<Batch>, DataError>>,
+) -> Result<Vec<usize>, DataError> {
+    let (longest, mut drawn, mut seen) = (buckets.longest(), 0, BTreeSet::new());
+    let up_to = |length: usize| buckets.lengths().iter().copied().filter(|&other| other <= length).collect();
+    for batches in batches {
+        let batches = batches?;
+        seen.extend(batches.iter().filter(|batch| batch.target_tokens > 0).map(|batch| batch.len));
+        drawn += batches.iter().map(|batch| batch.rows as u64).sum::<u64>();
+        if drawn > LOOKED_AT && seen.contains(&longest) || drawn > GIVEN_UP {
+            return Ok(up_to(longest));
+        }
+        // Each epoch draws every example, so by now no longer one can come.
+        if drawn > LOOKED_AT && drawn / 2 >= examples {
+            return Ok(up_to(seen.last().copied().unwrap_or(longest)));
+        }
+    }
+    // No batch has a target: none is run, but something must be planned for.
+    if seen.is_empty() {
+        seen.extend(buckets.lengths().first());
+    }
+    Ok(seen.into_iter().collect())
+}
+
 /// Once through a data file in its order, `rows` examples a batch, the last filled with rows of
 /// weight zero. After an error it ends.
 #[derive(Debug)]
@@ -97,6 +143,13 @@ impl<'a> EvalBatches<'a> {
     pub fn new(dataset: &'a Dataset, rows: usize) -> Result<EvalBatches<'a>, DataError> {
         positive("the batch size", rows as u64)?;
         Ok(EvalBatches { dataset, rows, buckets: Buckets::new(dataset.seq_len()), next: 0 })
+    }
+
+    /// The lengths that the batches may have; as [`Loader::lengths`].
+    pub fn lengths(dataset: &'a Dataset, rows: usize) -> Result<Vec<usize>, DataError> {
+        let batches = EvalBatches::new(dataset, rows)?;
+        let buckets = batches.buckets.clone();
+        seen_lengths(&buckets, dataset.len(), batches.map(|batch| Ok(vec![batch?])))
     }
 
     /// How many batches there are in all.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use finetune_plugin_api::program::{DType, TensorType};
 
-use crate::data::{Dataset, Fingerprint, Loader, LoaderOptions, Tokenizer};
+use crate::data::{Dataset, EvalBatches, Fingerprint, Loader, LoaderOptions, Tokenizer};
 use crate::optim::{AdamW, Schedule, state};
 
 use super::checkpoint::{self, State};
@@ -13,7 +13,7 @@ use super::config::{Length, Method, RunConfig};
 use super::error::TrainError;
 use super::event::{Event, Observer};
 use super::folder::RunFolder;
-use super::plan::planned_peak;
+use super::plan::{Lengths, planned_peak};
 use super::run::{Run, TrainRequest};
 use super::session::{Backend, Purpose, Session};
 use super::source::{AdapterSource, LoraSettings, Source};
@@ -34,7 +34,6 @@ impl<'a> Run<'a> {
             Method::Lora => Some(AdapterSource::new(&source, &config.model, lora_settings(config))?),
         };
         let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
-        source.check_vocabulary(&tokenizer)?;
         let open = |path: &Path| Dataset::open(path, &tokenizer, config.seq_len);
         let loader = Loader::new(Arc::new(open(&config.data)?), loader_options(config))?;
         let valid = config.valid.as_deref().map(open).transpose()?;
@@ -44,7 +43,13 @@ impl<'a> Run<'a> {
         };
         let session = Session::new(backend, source, adapter, precision, config.method == Method::Full)?;
         let adamw = adamw(config);
-        let planned = planned_peak(&session, &adamw, loader.rows(), loader.buckets(), valid.is_some())?;
+        let lengths = Lengths {
+            training: loader.lengths(steps)?,
+            held_out: valid
+                .as_ref()
+                .map_or(Ok(Vec::new()), |valid| EvalBatches::lengths(valid, loader.rows()))?,
+        };
+        let planned = planned_peak(&session, &adamw, loader.rows(), &lengths)?;
         check_fits(&session, planned)?;
         let folder = match request.resume {
             true => RunFolder::resume(&config.out, &request.settings)?,

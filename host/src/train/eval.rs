@@ -50,7 +50,6 @@ pub fn evaluate(
         None => None,
     };
     let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
-    source.check_vocabulary(&tokenizer)?;
     let data = Dataset::open(&request.data, &tokenizer, request.seq_len)?;
     let mut session = Session::new(backend, source, adapter, precision, false)?;
     session.load(&mut |done, total| observer.progress("loading the model", done, total))?;

@@ -3,11 +3,21 @@
 use finetune_plugin_api::plan::{PlanOptions, peak};
 use finetune_plugin_api::program::{Program, Role};
 
-use crate::data::Buckets;
 use crate::optim::AdamW;
 
 use super::error::TrainError;
 use super::session::Session;
+
+/// What the inputs of a shorter length may need beyond their share of the longest's: those that do not shrink.
+const INPUT_SLACK: usize = 1 << 10;
+
+/// The lengths that batches will have, ascending.
+pub(super) struct Lengths {
+    /// Of training.
+    pub training: Vec<usize>,
+    /// Of the held-out data; none if there is none.
+    pub held_out: Vec<usize>,
+}
 
 /// An upper bound of the device memory of a run, in bytes: every tensor, the inputs and outputs of every
 /// program, and the largest arena and workspace, as the device's own planner lays them out.
@@ -15,24 +25,28 @@ pub(super) fn planned_peak(
     session: &Session,
     adamw: &AdamW,
     rows: usize,
-    buckets: &Buckets,
-    evaluates: bool,
+    lengths: &Lengths,
 ) -> Result<u64, TrainError> {
     let options = options(session)?;
-    let longest = buckets.lengths().last().copied().unwrap_or(1);
-    let accumulate = session.accumulate_program(rows, longest)?;
+    let last = |lengths: &[usize]| lengths.last().copied();
+    let accumulate = session.accumulate_program(rows, last(&lengths.training).unwrap_or(1))?;
     let apply = session.apply_program(adamw)?;
-    let mut programs = vec![(&accumulate, buckets.lengths().len()), (&apply, 1)];
-    let evaluate = session.evaluate_program(rows, longest)?;
-    if evaluates {
-        programs.push((&evaluate, buckets.lengths().len()));
-    }
+    let evaluate =
+        last(&lengths.held_out).map(|length| session.evaluate_program(rows, length)).transpose()?;
     let (mut arena, mut workspace, mut own) = (0, 0, 0);
-    for (program, copies) in programs {
+    let programs = [
+        (Some(&accumulate), &lengths.training[..]),
+        (Some(&apply), &[1]),
+        (evaluate.as_ref(), &lengths.held_out),
+    ];
+    for (program, lengths) in programs {
+        let (Some(program), Some(longest)) = (program, last(lengths)) else { continue };
         let report = peak(program, &options);
         arena = arena.max(report.arena);
         workspace = workspace.max(report.workspace);
-        own += copies * (inputs(program) + report.outputs);
+        // Every length is a program with inputs of its own, and those grow with it at most.
+        let shares = lengths.iter().map(|length| (inputs(program) * length).div_ceil(longest) + INPUT_SLACK);
+        own += shares.sum::<usize>() + lengths.len() * report.outputs;
     }
     // The accumulate program reads all parameters and gradients, the apply program all other state; what both
     // have is the trained tensors and their gradients.

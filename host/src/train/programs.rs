@@ -39,6 +39,7 @@ impl Session {
 
     /// Adds a micro-batch's loss and gradients to the state.
     pub fn accumulate(&mut self, batch: &Batch, seed: u64, step: u64) -> Result<(), TrainError> {
+        self.source.check_tokens(batch)?;
         let purpose = Purpose::Accumulate { rows: batch.rows, length: batch.len };
         if !self.has_program(&purpose) {
             let program = self.accumulate_program(batch.rows, batch.len)?;
@@ -49,6 +50,7 @@ impl Session {
 
     /// The summed loss of a batch.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<f64, TrainError> {
+        self.source.check_tokens(batch)?;
         let purpose = Purpose::Evaluate { rows: batch.rows, length: batch.len };
         if !self.has_program(&purpose) {
             let program = self.evaluate_program(batch.rows, batch.len)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use finetune_plugin_api::program::DType;
 
 use crate::adapters::{Lora, targets_from_text};
-use crate::data::Tokenizer;
+use crate::data::Batch;
 use crate::models::{self, Architecture, Config, Init, TensorSpec, fill};
 use crate::weights::peft::{PeftAdapter, PeftConfig, TargetSpec};
 use crate::weights::{ModelFolder, TensorView, WeightDType, WeightsError, convert};
@@ -133,16 +133,17 @@ impl Source {
         }
     }
 
-    /// No token of the tokenizer is beyond the model's vocabulary.
-    pub fn check_vocabulary(&self, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+    /// No token of a batch is beyond the model's vocabulary. Asked of batches, not of the tokenizer: many have
+    /// tokens that the model never got and that no text brings up.
+    pub fn check_tokens(&self, batch: &Batch) -> Result<(), TrainError> {
         let vocabulary = self.architecture.vocabulary();
-        match tokenizer.largest_id() as usize {
-            largest if largest >= vocabulary => Err(TrainError::Settings(format!(
-                "the tokenizer in {} has ids up to {largest}; the model's vocabulary has {vocabulary}. They do not belong \
-                 together",
-                Path::display(self.folder.dir())
+        match batch.tokens.iter().chain(&batch.targets).find(|&&id| id as usize >= vocabulary) {
+            None => Ok(()),
+            Some(id) => Err(TrainError::Settings(format!(
+                "the data has the token {id}, and the model's vocabulary ends before {vocabulary}; the tokenizer in {} \
+                 does not belong to the model, or the data has a special token that the model never learned",
+                self.folder.dir().display()
             ))),
-            _ => Ok(()),
         }
     }
 }

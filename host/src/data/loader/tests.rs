@@ -154,3 +154,26 @@ fn prefetching_passes_an_error_on_and_ends() {
     assert_eq!(steps.len(), 1);
     assert!(steps[0].as_ref().unwrap_err().to_string().contains("changed"));
 }
+
+/// Memory is planned by these: a length that is missing would be a run above its bound, one too many a bound
+/// above the run.
+#[test]
+fn lengths_are_those_that_batches_will_have() {
+    let (_dir, data) = dataset(5);
+    let loader = Loader::new(data.clone(), LoaderOptions { shuffle: false, ..options(1, 1) }).unwrap();
+    let of_steps = |steps: u64| -> Vec<usize> {
+        let batches = (0..steps).flat_map(|step| loader.step(step).unwrap());
+        let seen: BTreeSet<usize> = batches.map(|batch| batch.len).collect();
+        seen.into_iter().collect()
+    };
+    for steps in [1, 2, 3, 5] {
+        assert_eq!(loader.lengths(steps).unwrap(), of_steps(steps), "{steps} steps");
+    }
+    // A run without end over few short rows: each was seen, so no longer one can come.
+    let endless = loader.lengths(u64::MAX).unwrap();
+    assert_eq!(endless.last(), of_steps(5).last());
+    assert!(endless.last() < loader.buckets().lengths().last());
+    let whole: BTreeSet<usize> =
+        EvalBatches::new(&data, 2).unwrap().map(|batch| batch.unwrap().len).collect();
+    assert_eq!(EvalBatches::lengths(&data, 2).unwrap(), whole.into_iter().collect::<Vec<_>>());
+}

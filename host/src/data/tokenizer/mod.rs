@@ -44,7 +44,6 @@ struct Inner {
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     ends: Vec<u32>,
-    largest_id: u32,
 }
 
 impl Tokenizer {
@@ -71,9 +70,7 @@ impl Tokenizer {
             bpe.dropout = None;
             raw.with_model(bpe);
         }
-        let added = prefix.iter().chain(&suffix).chain(&ends).copied().max();
-        let largest_id = raw.get_vocab(true).into_values().max().max(added).unwrap_or(0);
-        Ok(Tokenizer(Arc::new(Inner { raw, prefix, suffix, ends, largest_id })))
+        Ok(Tokenizer(Arc::new(Inner { raw, prefix, suffix, ends })))
     }
 
     /// The token that closes an example, if the model has one.
@@ -84,11 +81,6 @@ impl Tokenizer {
     /// Every token that the model takes for an end; the first is the one that is appended.
     pub fn end_ids(&self) -> &[u32] {
         &self.0.ends
-    }
-
-    /// The largest id that can occur in an example; a model's vocabulary must be larger.
-    pub fn largest_id(&self) -> u32 {
-        self.0.largest_id
     }
 
     /// At most `limit` tokens of `text`: template, text, end token; the rest is cut off.

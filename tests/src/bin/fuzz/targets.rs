@@ -166,10 +166,7 @@ fn read_tokenizer(input: &[u8], folder: &Path) {
     let Ok(tokenizer) = Tokenizer::from_folder(folder) else { return };
     for text in ["", "Hello, wörld!\n\n  <s>", "\u{1f600}\0a"] {
         if let Ok(ids) = tokenizer.encode(text, 5) {
-            assert!(
-                ids.len() <= 5 && ids.iter().all(|&id| id <= tokenizer.largest_id()),
-                "{text:?}: {ids:?}"
-            );
+            assert!(ids.len() <= 5, "{text:?}: {ids:?}");
         }
     }
 }
