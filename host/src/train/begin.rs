@@ -67,6 +67,7 @@ impl<'a> Run<'a> {
             done: 0,
             loss: f64::NAN,
             saved: None,
+            notes: Vec::new(),
             data: Fingerprint::of(&config.data)?,
             model: checkpoint::fingerprints(&session)?,
             session,
@@ -81,20 +82,21 @@ impl<'a> Run<'a> {
         let ignored = self.session.source.ignored();
         if !ignored.is_empty() {
             let shown = ignored.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-            self.warn(format!(
+            self.notes.push(format!(
                 "{} tensors of the model's files are not part of a {} model and are ignored: {shown}{}",
                 ignored.len(),
                 self.session.source.architecture.model_type(),
                 if ignored.len() > 3 { ", ..." } else { "" }
-            ))?;
+            ));
         }
         if self.session.source.folder.tensors().is_none() && self.config.method == Method::Lora {
-            self.warn(format!(
+            self.notes.push(format!(
                 "the model starts from random weights, which are not kept: the adapter will be of use only on the \
                  same config.json with --seed {}",
                 self.config.seed
-            ))?;
+            ));
         }
+        self.note_cut_examples();
         let observer = &mut *self.observer;
         self.session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
         for tensor in self.session.trained().to_vec() {
@@ -115,13 +117,33 @@ impl<'a> Run<'a> {
         self.session.compile(Purpose::Apply, &apply)
     }
 
+    /// Says what of the data is not learned from, as far as the examples go that were looked at.
+    fn note_cut_examples(&mut self) {
+        let (seen, seq_len) = (self.loader.dataset().skipped(), self.config.seq_len);
+        let examples = seen.examples;
+        if seen.truncated > 0 {
+            self.notes.push(format!(
+                "{} of the first {examples} examples are longer than --seq-len {seq_len} and are cut there",
+                seen.truncated
+            ));
+        }
+        if seen.without_targets > 0 {
+            let line = seen.first_line.map_or(String::new(), |line| format!(" (the first in line {line})"));
+            self.notes.push(format!(
+                "{} of the first {examples} examples{line} have no target within --seq-len {seq_len}; nothing is \
+                 learned from them",
+                seen.without_targets
+            ));
+        }
+    }
+
     fn restore(&mut self) -> Result<(), TrainError> {
         for step in self.folder.checkpoints()? {
             let path = self.folder.checkpoint(step);
             let state = match checkpoint::check(&path) {
                 Ok(state) => state,
                 Err(error) => {
-                    self.warn(format!("{error}; going on from the checkpoint before it"))?;
+                    self.notes.push(format!("{error}; going on from the checkpoint before it"));
                     continue;
                 }
             };
@@ -137,7 +159,7 @@ impl<'a> Run<'a> {
             (self.done, self.loss, self.saved) = (state.step, state.loss, Some(path));
             return self.folder.forget_after(state.step);
         }
-        self.warn("the run has no usable checkpoint; it begins anew".into())?;
+        self.notes.push("the run has no usable checkpoint; it begins anew".into());
         self.folder.forget_after(0)
     }
 
@@ -180,7 +202,11 @@ impl<'a> Run<'a> {
             resumed_from: self.done,
             steps: self.steps,
         };
-        self.tell(event)
+        self.tell(event)?;
+        for message in std::mem::take(&mut self.notes) {
+            self.warn(message)?;
+        }
+        Ok(())
     }
 }
 

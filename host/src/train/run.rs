@@ -70,6 +70,8 @@ pub(super) struct Run<'a> {
     pub(super) saved: Option<PathBuf>,
     pub(super) data: Fingerprint,
     pub(super) model: BTreeMap<String, Fingerprint>,
+    /// What a person should know of the run's beginning; told when it starts.
+    pub(super) notes: Vec<String>,
     pub(super) observer: &'a mut dyn Observer,
 }
 
