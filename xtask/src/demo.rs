@@ -58,7 +58,7 @@ pub fn run(workspace: &Workspace, steps: u32) -> Result<()> {
     let steps = steps.to_string();
     let mut train = Command::new(program);
     train.args(["train", "--model", MODEL, "--data", TRAIN, "--valid", VALID]).args(RECIPE);
-    train.args(["--steps", &steps, "--eval-every", &steps, "--out"]).arg(&out);
+    train.args(["--steps", &steps, "--out"]).arg(&out);
     shown(&mut train)?;
     println!("\nThe trained model, its configuration and its metrics are in {}.", out.display());
     Ok(())

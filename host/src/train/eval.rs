@@ -6,7 +6,7 @@ use crate::data::{Dataset, EvalBatches, Tokenizer};
 
 use super::config::PrecisionChoice;
 use super::error::TrainError;
-use super::event::Observer;
+use super::event::{Event, Observer};
 use super::session::{Backend, Session};
 use super::source::{AdapterSource, LoraSettings, Source};
 
@@ -49,6 +49,11 @@ pub fn evaluate(
         Some(_) => Some(AdapterSource::new(&source, &request.model, said)?),
         None => None,
     };
+    if source.folder.tensors().is_none() {
+        let message =
+            "the model has random weights, those of seed 0; what was trained on others is not measured";
+        observer.event(&Event::Warning { message: message.into() });
+    }
     let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
     let data = Dataset::open(&request.data, &tokenizer, request.seq_len)?;
     let mut session = Session::new(backend, source, adapter, precision, false)?;
