@@ -84,9 +84,12 @@ pub struct EvalArgs {
     /// PEFT adapter on the model
     #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
     pub adapter: Option<PathBuf>,
-    /// Data: JSONL rows {"text"} or {"prompt","completion"}, or plain text
+    /// Data: JSONL rows {"text"}, {"prompt","completion"} or {"messages"}, or plain text
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
     pub data: PathBuf,
+    /// Chat template (jinja) for {"messages"} rows, in place of the model's own
+    #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
+    pub chat_template: Option<PathBuf>,
     /// Positions of an example; longer ones are cut [default: 512]
     #[arg(long, value_name = "N", help_heading = heading::MODEL)]
     pub seq_len: Option<usize>,
@@ -160,7 +163,7 @@ mod tests {
     #[test]
     fn every_flag_of_train_parses() {
         let args = train(
-            "--model m --data d --valid v --method lora --rank 4 --alpha 32.5 --targets attention --dropout 0.1 \
+            "--model m --data d --valid v --chat-template t --method lora --rank 4 --alpha 32.5 --targets attention --dropout 0.1 \
              --adapter a --batch 16 --micro-batch 2 --seq-len 64 --steps 7 --lr 3e-3 --schedule cosine --warmup 5 \
              --weight-decay 0.01 --beta1 0.8 --beta2 0.99 --eps 1e-7 --clip 0 --seed 9 --no-shuffle \
              --precision bf16 --backend cpu:0 --plugins p --plugins q --save-every 10 --eval-every 20 --resume \
@@ -169,6 +172,7 @@ mod tests {
         let s = args.settings;
         assert_eq!((args.resume, args.json, args.config), (true, true, Some("c.toml".into())));
         assert_eq!((s.model, s.data, s.valid), (Some("m".into()), Some("d".into()), Some("v".into())));
+        assert_eq!(s.chat_template, Some("t".into()));
         assert_eq!((s.method, s.rank, s.alpha), (Some(Method::Lora), Some(4), Some(32.5)));
         assert_eq!((s.targets.as_deref(), s.dropout), (Some("attention"), Some(0.1)));
         assert_eq!((s.adapter, s.batch, s.micro_batch), (Some("a".into()), Some(16), Some(2)));

@@ -93,6 +93,9 @@ fn evaluation(config: &RunConfig, settings: &Settings) -> String {
         }
     }
     flag("data", quoted(config.valid.as_ref().unwrap_or(&config.data)));
+    if let Some(template) = &config.chat_template {
+        flag("chat-template", quoted(template));
+    }
     if config.seq_len != SEQ_LEN {
         flag("seq-len", config.seq_len.to_string());
     }

@@ -63,7 +63,7 @@ pub struct Settings {
     #[arg(long, value_name = "DIR|config.json", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
-    /// Training data: JSONL rows {"text"} or {"prompt","completion"}, or plain text
+    /// Training data: JSONL rows {"text"}, {"prompt","completion"} or {"messages"}, or plain text
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
@@ -71,6 +71,10 @@ pub struct Settings {
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid: Option<PathBuf>,
+    /// Chat template (jinja) for {"messages"} rows, in place of the model's own
+    #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
     /// Train all of the model, or LoRA adapters beside it [default: lora]
     #[arg(long, help_heading = heading::ADAPTER)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,6 +200,8 @@ pub struct RunConfig {
     pub data: PathBuf,
     /// Held-out data.
     pub valid: Option<PathBuf>,
+    /// A chat template in place of the model's own.
+    pub chat_template: Option<PathBuf>,
     /// The run folder.
     pub out: PathBuf,
     /// What is trained.

@@ -132,6 +132,18 @@ impl Tokenizer {
         Ok(ids.zip(places).map(|(&id, &(start, end))| Token { id, start, end }).collect())
     }
 
+    /// The first tokens of a text that has its special tokens in it, at least `limit` or all: nothing is added.
+    pub(super) fn plain_tokens(&self, text: &str, limit: usize) -> Result<Vec<Token>, String> {
+        if text.len() <= LONG_TEXT { self.tokens(text) } else { self.head(text, limit) }
+    }
+
+    /// The texts of special tokens, none empty.
+    pub(super) fn special_texts(&self) -> Vec<String> {
+        let added = self.0.raw.get_added_tokens_decoder();
+        let special = added.into_values().filter(|token| token.special && !token.content.is_empty());
+        special.map(|token| token.content).collect()
+    }
+
     /// What stands before every encoding.
     pub(super) fn prefix(&self) -> &[u32] {
         &self.0.prefix
