@@ -2,7 +2,10 @@
 
 use super::{date, python};
 use minijinja::{Environment, Error, ErrorKind, State, Value, value::Kwargs};
-use std::time::SystemTime;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::SystemTime,
+};
 
 /// Instructions that one rendering may take, so that a template ends.
 const FUEL: u64 = 20_000_000;
@@ -51,8 +54,18 @@ pub(super) fn add(env: &mut Environment<'static>, name: &'static str, source: &s
     }
     let rewritten = blocks(source);
     let marks = rewritten.is_some();
-    env.add_template_owned(name, rewritten.unwrap_or_else(|| source.to_owned())).map_err(|e| sentence(&e))?;
+    let source = rewritten.unwrap_or_else(|| source.to_owned());
+    guarded(|| env.add_template_owned(name, source))?;
     Ok(marks)
+}
+
+/// The result of a call of the library, which has strangers' templates to read; what went wrong, also by a panic.
+pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, Error>) -> Result<T, String> {
+    // A template that broke off while it was read is not used any more, and rendering changes nothing that stays.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| sentence(&error)),
+        Err(_) => Err("the template library broke off; its message is above this one".into()),
+    }
 }
 
 /// The source with `{% generation %}` blocks as calls, which treat the white space around them alike; `None` if it
@@ -61,8 +74,8 @@ fn blocks(source: &str) -> Option<String> {
     let mut out = String::with_capacity(source.len());
     let (mut rest, mut found) = (source, false);
     while let Some(begin) = rest.find("{%") {
-        let Some(length) = rest[begin..].find("%}") else { break };
-        let inner = &rest[begin + 2..begin + length];
+        let Some(length) = rest[begin + 2..].find("%}") else { break };
+        let inner = &rest[begin + 2..begin + 2 + length];
         let word = inner.strip_prefix(['-', '+']).unwrap_or(inner);
         let word = word.strip_suffix(['-', '+']).unwrap_or(word).trim();
         let replaced = match word {
@@ -74,14 +87,14 @@ fn blocks(source: &str) -> Option<String> {
         out.push_str(&rest[..begin + 2]);
         out.push_str(replaced.as_deref().unwrap_or(inner));
         out.push_str("%}");
-        rest = &rest[begin + length + 2..];
+        rest = &rest[begin + length + 4..];
     }
     out.push_str(rest);
     found.then_some(out)
 }
 
 /// What went wrong, for a person.
-pub(super) fn sentence(error: &Error) -> String {
+fn sentence(error: &Error) -> String {
     if error.kind() == ErrorKind::OutOfFuel {
         return format!("it takes more than {FUEL} instructions, so it would hardly come to an end");
     }

@@ -130,7 +130,7 @@ impl ChatTemplate {
 
     fn marked(&self, messages: &[Value], tools: Option<&[Json]>, prompt: bool) -> Result<Marked, String> {
         let name = if tools.is_some() && self.0.tool_use { "tool_use" } else { "default" };
-        let template = self.0.environment.get_template(name).map_err(|e| environment::sentence(&e))?;
+        let template = environment::guarded(|| self.0.environment.get_template(name))?;
         let mut context: Vec<(String, Value)> =
             self.0.specials.iter().map(|(key, value)| (key.clone(), Value::from_serialize(value))).collect();
         context.push(("messages".into(), messages.iter().cloned().collect()));
@@ -139,7 +139,7 @@ impl ChatTemplate {
         context.push(("add_generation_prompt".into(), prompt.into()));
         let context: Value = context.into_iter().collect();
         let mut out = Limited(Vec::new());
-        template.render_captured_to(context, &mut out).map_err(|e| environment::sentence(&e))?;
+        environment::guarded(|| template.render_captured_to(context, &mut out).map(drop))?;
         let text = String::from_utf8(out.0).map_err(|_| "it does not give text".to_owned())?;
         match self.marks(tools.is_some()) {
             true => unmark(&text),

@@ -78,7 +78,10 @@ pub(super) fn text(path: &Path) -> Result<Option<String>, DataError> {
     String::from_utf8(bytes).map(Some).map_err(|_| bad(path, "it is not UTF-8".into()))
 }
 
-fn object(folder: &Path, name: &str) -> Result<Option<(PathBuf, Map<String, Value>)>, DataError> {
+/// A file with its content.
+type JsonFile = (PathBuf, Map<String, Value>);
+
+fn object(folder: &Path, name: &str) -> Result<Option<JsonFile>, DataError> {
     let path = folder.join(name);
     if !path.is_file() {
         return Ok(None);

@@ -58,5 +58,6 @@ fn a_template_without_an_end_is_stopped() {
         let error = template(source).render(&chat, false).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
+    assert!(ChatTemplate::new("{%}{%- generation", Map::new()).is_err());
     assert!(ChatTemplate::new("{% if %}", Map::new()).unwrap_err().to_string().contains("line 1"));
 }
