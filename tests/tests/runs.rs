@@ -419,3 +419,22 @@ fn conversations_have_the_loss_of_transformers() {
     let message = fail(&mut run("template.jinja", "template", &["--steps", "2", "--resume"]));
     assert!(message.contains("chat template"), "{message}");
 }
+
+/// A model's template that cannot be used matters to conversations alone.
+#[test]
+fn a_bad_template_does_not_keep_from_training_on_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("model");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(model()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(copy.join("chat_template.jinja"), "{% if %}").unwrap();
+    let out = dir.path().join("run");
+    succeed(train(&out, 1, &[]).arg("--model").arg(&copy));
+    let data = goldens().join("chat/train/train.jsonl");
+    let message =
+        fail(train(&dir.path().join("chat"), 1, &[]).arg("--model").arg(&copy).arg("--data").arg(data));
+    assert!(message.contains("chat_template.jinja") || message.contains("cannot be used"), "{message}");
+}

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use finetune_plugin_api::program::{DType, TensorType};
 
-use crate::data::{ChatTemplate, Dataset, EvalBatches, Fingerprint, Loader, LoaderOptions, Tokenizer};
+use crate::data::{ChatTemplate, EvalBatches, Fingerprint, Loader, LoaderOptions, Tokenizer};
 use crate::optim::{AdamW, Schedule, state};
 
 use super::checkpoint::{self, State};
 use super::config::{Length, Method, RunConfig};
 use super::error::TrainError;
-use super::eval::chat_template;
+use super::eval::Chat;
 use super::event::{Event, Observer};
 use super::folder::RunFolder;
 use super::plan::{Lengths, planned_peak};
@@ -35,8 +35,8 @@ impl<'a> Run<'a> {
             Method::Lora => Some(AdapterSource::new(&source, &config.model, lora_settings(config))?),
         };
         let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
-        let template = chat_template(config.chat_template.as_deref(), &config.model)?;
-        let open = |path: &Path| Dataset::open_chat(path, &tokenizer, template.as_ref(), config.seq_len);
+        let mut chat = Chat::new(config.chat_template.as_deref(), &config.model)?;
+        let mut open = |path: &Path| chat.open(path, &tokenizer, config.seq_len);
         let loader = Loader::new(Arc::new(open(&config.data)?), loader_options(config))?;
         let valid = config.valid.as_deref().map(open).transpose()?;
         let steps = match config.length {
@@ -59,7 +59,7 @@ impl<'a> Run<'a> {
         };
         // Rows without conversations do not depend on it.
         let fingerprint =
-            template.as_ref().filter(|_| loader.dataset().has_chat()).map(ChatTemplate::fingerprint);
+            chat.template.as_ref().filter(|_| loader.dataset().has_chat()).map(ChatTemplate::fingerprint);
         let mut run = Run {
             config,
             folder,
