@@ -32,6 +32,8 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model's loss on data
     Eval(EvalArgs),
+    /// Generate text with a model
+    Generate(GenerateArgs),
     /// See the compute back ends
     Plugins(PluginsArgs),
 }
@@ -108,6 +110,56 @@ pub struct EvalArgs {
     /// Print the result as a JSON object
     #[arg(long, help_heading = heading::RUNNING)]
     pub json: bool,
+}
+
+/// `finetune generate`.
+#[derive(Args, Debug)]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+Standard output is the completion and nothing else, written as it is generated; everything else goes to standard \
+error. The text ends with the model's end token, after --max-tokens, or where the model has no more positions."
+)]
+pub struct GenerateArgs {
+    /// Model: a Hugging Face folder
+    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    pub model: PathBuf,
+    /// PEFT adapter on the model
+    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    pub adapter: Option<PathBuf>,
+    /// Text to go on with; - reads it from standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = heading::TEXT)]
+    pub prompt: String,
+    /// The prompt is what a user says, and the model's chat template asks for the answer
+    #[arg(long, help_heading = heading::TEXT)]
+    pub chat: bool,
+    /// With --chat: the system message, in place of the template's own
+    #[arg(long, value_name = "TEXT", help_heading = heading::TEXT)]
+    pub system: Option<String>,
+    /// The most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = heading::TEXT)]
+    pub max_tokens: usize,
+    /// What logits are divided by; 0 always takes the most probable token
+    #[arg(long, value_name = "F", default_value_t = 0.7, help_heading = heading::SAMPLING)]
+    pub temperature: f64,
+    /// Choose among the most probable tokens that together have this probability
+    #[arg(long, value_name = "F", default_value_t = 0.95, help_heading = heading::SAMPLING)]
+    pub top_p: f64,
+    /// Choose among this many of the most probable tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = heading::SAMPLING)]
+    pub top_k: usize,
+    /// Seed of the choices
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = heading::SAMPLING)]
+    pub seed: u64,
+    /// Precision of weights and activations [default: auto]
+    #[arg(long, help_heading = heading::RUNNING)]
+    pub precision: Option<PrecisionChoice>,
+    /// Back end: auto, NAME or NAME:DEVICE [default: auto]
+    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
+    pub backend: Option<String>,
+    /// Folder of plugins, in place of the default ones; may be repeated
+    #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]
+    pub plugins: Vec<PathBuf>,
 }
 
 /// `finetune plugins`.

@@ -4,6 +4,7 @@ pub mod args;
 mod backend;
 pub mod display;
 mod eval;
+mod generate;
 mod interrupt;
 pub mod output;
 pub mod plugins;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Train(args) => train::run(*args, &screen),
         Command::Eval(args) => eval::run(args, &screen).map(|()| ExitCode::SUCCESS),
+        Command::Generate(args) => generate::run(args, &screen),
         Command::Plugins(args) => match args.command {
             PluginsCommand::List(args) => plugins::list(&args).map(|()| ExitCode::SUCCESS),
         },

@@ -29,6 +29,10 @@ pub mod heading {
     pub const ADAPTER: &str = "Adapter";
     /// How it is trained.
     pub const TRAINING: &str = "Training";
+    /// What is generated.
+    pub const TEXT: &str = "Text";
+    /// How tokens are chosen.
+    pub const SAMPLING: &str = "Sampling";
     /// Where and with what record.
     pub const RUNNING: &str = "Running";
 }

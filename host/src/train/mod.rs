@@ -10,11 +10,11 @@ mod error;
 mod eval;
 mod event;
 mod folder;
-mod plan;
+pub(crate) mod plan;
 mod programs;
 mod run;
-mod session;
-mod source;
+pub(crate) mod session;
+pub(crate) mod source;
 mod stop;
 
 pub use config::{ConfigError, Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings};

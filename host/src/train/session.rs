@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use finetune_plugin_api::program::{Arg, DType, Program, Role, TensorType};
 
-use crate::models::{ForwardOptions, LossProgram, loss_program};
+use crate::models::{
+    Architecture, Extension, ForwardOptions, LossProgram, ModelError, extend_program, loss_program,
+};
 use crate::optim::Trainable;
 use crate::plugins::{Buffer, Compiled, Device};
 use crate::precision::Precision;
+use crate::transform;
 use crate::weights::{TensorView, WeightDType};
 
 use super::config::PrecisionChoice;
@@ -89,6 +92,18 @@ pub enum Purpose {
     },
     /// The optimizer's step.
     Apply,
+    /// Positions appended to a cache, and logits.
+    Extend {
+        /// Positions.
+        length: usize,
+        /// Positions that the cache has room for.
+        capacity: usize,
+    },
+    /// A cache copied to a larger one.
+    Grow {
+        /// Positions that the smaller one has room for.
+        from: usize,
+    },
 }
 
 struct Entry {
@@ -137,6 +152,24 @@ impl Session {
 
     /// The forward program with the summed loss, open for gradients.
     pub fn forward(&self, rows: usize, length: usize, training: bool) -> Result<LossProgram, TrainError> {
+        self.with_options(rows, length, training, loss_program)
+    }
+
+    /// The program that appends positions to a cache and gives logits, as the device takes it.
+    pub fn extension(&self, length: usize, capacity: usize) -> Result<Extension, TrainError> {
+        let mut extension =
+            self.with_options(1, length, false, |model, options| extend_program(model, options, capacity))?;
+        extension.program = self.lowered(extension.program)?;
+        Ok(extension)
+    }
+
+    fn with_options<T>(
+        &self,
+        rows: usize,
+        length: usize,
+        training: bool,
+        write: impl FnOnce(&dyn Architecture, &ForwardOptions<'_>) -> Result<T, ModelError>,
+    ) -> Result<T, TrainError> {
         let options = ForwardOptions {
             rows,
             length,
@@ -146,7 +179,12 @@ impl Session {
             dropout: training,
             stored: &|name| self.source.stored(name),
         };
-        Ok(loss_program(self.source.architecture.as_ref(), &options)?)
+        Ok(write(self.source.architecture.as_ref(), &options)?)
+    }
+
+    /// A program as the device takes it.
+    pub fn lowered(&self, program: Program) -> Result<Program, TrainError> {
+        Ok(transform::for_device(&program, &self.backend.device.ops()?)?)
     }
 
     /// Brings every tensor that the model reads to the device.
@@ -201,6 +239,16 @@ impl Session {
             self.backend.device.upload(buffer, offset, &zeros[..zeros.len().min(bytes - offset)])?;
         }
         Ok(())
+    }
+
+    /// Frees a tensor.
+    pub fn free(&mut self, name: &str) {
+        self.tensors.remove(name);
+    }
+
+    /// Releases the compiled programs of some purposes.
+    pub fn release(&mut self, unwanted: impl Fn(&Purpose) -> bool) {
+        self.programs.retain(|entry| !unwanted(&entry.purpose));
     }
 
     /// The buffer of a tensor.
@@ -269,6 +317,22 @@ impl Session {
         purpose: &Purpose,
         inputs: &[(&str, &[u8])],
     ) -> Result<BTreeMap<String, f32>, TrainError> {
+        let mut values = BTreeMap::new();
+        for (name, buffer) in self.execute(purpose, inputs)? {
+            let mut bytes = [0u8; 4];
+            buffer.device().download(buffer, 0, &mut bytes)?;
+            values.insert(name.clone(), f32::from_le_bytes(bytes));
+        }
+        Ok(values)
+    }
+
+    /// Runs the program of a purpose with the given inputs; gives the buffers of its outputs, which it may still be
+    /// writing: reading them waits.
+    pub fn execute(
+        &mut self,
+        purpose: &Purpose,
+        inputs: &[(&str, &[u8])],
+    ) -> Result<&[(String, Buffer)], TrainError> {
         self.clock += 1;
         let missing = || TrainError::Internal(format!("no program is compiled for {purpose:?}"));
         let entry = self.programs.iter_mut().find(|entry| entry.purpose == *purpose).ok_or_else(missing)?;
@@ -292,13 +356,7 @@ impl Session {
         }
         let outputs: Vec<&Buffer> = entry.outputs.iter().map(|(_, buffer)| buffer).collect();
         device.run(&entry.compiled, &arguments, &outputs)?;
-        let mut values = BTreeMap::new();
-        for (name, buffer) in &entry.outputs {
-            let mut bytes = [0u8; 4];
-            device.download(buffer, 0, &mut bytes)?;
-            values.insert(name.clone(), f32::from_le_bytes(bytes));
-        }
-        Ok(values)
+        Ok(&entry.outputs)
     }
 }
 

@@ -88,6 +88,15 @@ impl Tokenizer {
         self.text_example(text, limit).map_err(|reason| DataError::Encode { reason })
     }
 
+    /// The tokens of a text that is to be gone on with: what the tokenizer's template begins every text with, if
+    /// `template`, then the text, and no end.
+    pub fn encode_prompt(&self, text: &str, template: bool) -> Result<Vec<u32>, DataError> {
+        let encoding =
+            guarded(|| self.0.raw.encode_fast(text, false)).map_err(|reason| DataError::Encode { reason })?;
+        let prefix = if template { self.prefix() } else { &[] };
+        Ok(prefix.iter().chain(encoding.get_ids()).copied().collect())
+    }
+
     /// The text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
         guarded(|| self.0.raw.decode(ids, true)).map_err(|reason| DataError::Encode { reason })
