@@ -7,6 +7,7 @@ mod eval;
 mod interrupt;
 pub mod output;
 pub mod plugins;
+mod tokenizer;
 mod train;
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Train(args) => train::run(*args, &screen),
         Command::Eval(args) => eval::run(args, &screen).map(|()| ExitCode::SUCCESS),
+        Command::Tokenizer(args) => tokenizer::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Plugins(args) => match args.command {
             PluginsCommand::List(args) => plugins::list(&args).map(|()| ExitCode::SUCCESS),
         },

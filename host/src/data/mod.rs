@@ -16,6 +16,7 @@ mod order;
 mod prefetch;
 mod rows;
 mod text;
+mod texts;
 mod tokenizer;
 
 pub use batch::{Batch, Buckets};
@@ -24,7 +25,7 @@ pub use fingerprint::Fingerprint;
 pub use loader::{EvalBatches, Loader, LoaderOptions};
 pub use order::Order;
 pub use prefetch::Prefetch;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{NewTokenizer, Tokenizer};
 
 use rows::RowFile;
 use std::{
