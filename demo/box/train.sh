@@ -9,7 +9,7 @@
 #
 #     BACKEND=cpu   the back end (auto)
 #     STEPS=N       steps; by default as many as fit into SECONDS, at most 5000 (16 times through the text)
-#     BATCH=32  LR=4e-3  DECAY=0.1  SEED=1
+#     BATCH=32  LR=3e-3  DECAY=0.1  SEED=1
 set -eu
 bundle=$1 run=$2 seconds=${3:-540}
 start=$(date +%s)
@@ -20,7 +20,7 @@ common="--backend $backend --plugins $bundle/plugins"
 
 recipe() {
     echo "--model $bundle/model/config.json --data $bundle/train.jsonl --valid $bundle/valid.jsonl --method full" \
-        "--batch $batch --seq-len 256 --lr ${LR:-4e-3} --schedule cosine --warmup 100 --weight-decay ${DECAY:-0.1}" \
+        "--batch $batch --seq-len 256 --lr ${LR:-3e-3} --schedule cosine --warmup 100 --weight-decay ${DECAY:-0.1}" \
         "--beta2 0.95 --clip 1 --seed ${SEED:-1} --precision f32"
 }
 
