@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes train.jsonl and valid.jsonl, the text that the demo's model is trained on from scratch.
+"""Makes train.jsonl and valid.jsonl, the text that the demo's model is trained on from scratch, and sample.jsonl, a
+part of valid.jsonl that is kept beside this file for the tests.
 
     python3 demo/box/prepare.py target/box
 
@@ -25,6 +26,8 @@ LAST_YEAR = 1933
 ROW = 920
 # Every so many documents one is held out.
 HELD_OUT = 25
+# Of the held-out rows every so many is in the sample.
+SAMPLE = 6
 
 # Written in ASCII, so that 4096 tokens are not spent on typography.
 TYPOGRAPHY = {"\u2014": "--", "\u2013": "-", "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
@@ -108,6 +111,7 @@ def main() -> None:
     for number, (_, paragraphs) in enumerate(documents(archive(out))):
         held_out = number % HELD_OUT == HELD_OUT // 2
         split["valid" if held_out else "train"] += rows(paragraphs)
+    split["sample"] = split["valid"][::SAMPLE]
     for name, texts in split.items():
         data = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
         (out / f"{name}.jsonl").write_bytes(data)
