@@ -186,7 +186,10 @@ fn examples_that_are_cut_are_told_of() {
 #[test]
 fn planned_memory_is_an_upper_bound_within_a_tenth() {
     let dir = tempfile::tempdir().unwrap();
-    let long = goldens().join("../../../demo/train.txt");
+    // Plain text, so that every example is as long as may be.
+    let long = dir.path().join("long.txt");
+    let words = (0..40_000).map(|i| format!("word {} ", i * 7919 % 1000)).collect::<String>();
+    std::fs::write(&long, words).unwrap();
     // With rows far shorter than the sequence length, the bound is that of the rows.
     let cases = [
         ("lora", "lora", "96", &long, None),

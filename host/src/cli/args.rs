@@ -34,6 +34,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Generate text with a model
     Generate(GenerateArgs),
+    /// Make a tokenizer for a model that begins from random weights
+    Tokenizer(TokenizerArgs),
     /// See the compute back ends
     Plugins(PluginsArgs),
 }
@@ -162,6 +164,24 @@ pub struct GenerateArgs {
     pub plugins: Vec<PathBuf>,
 }
 
+/// `finetune tokenizer`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The tokenizer is a byte-level BPE as GPT-2's: it can write every text. Its first tokens are <|endoftext|>, \
+<|im_start|> and <|im_end|>, and its chat template is ChatML. The same text gives the same tokenizer. To train a model \
+with it from random weights, put a config.json with the same vocab_size and `\"eos_token_id\": 0` beside it.")]
+pub struct TokenizerArgs {
+    /// Text to learn from: JSONL rows or plain text; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    pub data: Vec<PathBuf>,
+    /// Tokens in the vocabulary
+    #[arg(long, value_name = "N", default_value_t = 16384)]
+    pub vocab: usize,
+    /// Folder for tokenizer.json and tokenizer_config.json
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
 /// `finetune plugins`.
 #[derive(Args, Debug)]
 pub struct PluginsArgs {
@@ -262,6 +282,7 @@ mod tests {
             "train --out o --rank x",
             "train --out o --unknown",
             "eval --model m",
+            "tokenizer --out o",
             "plugins",
             "",
         ] {
@@ -280,6 +301,10 @@ mod tests {
             Command::Eval(args) => {
                 assert_eq!((args.seq_len, args.batch, args.json), (Some(64), Some(2), true))
             }
+            other => panic!("{other:?}"),
+        }
+        match parse("tokenizer --data a --data b --vocab 300 --out o").expect("parses").command {
+            Command::Tokenizer(args) => assert_eq!((args.data.len(), args.vocab), (2, 300)),
             other => panic!("{other:?}"),
         }
         assert!(parse("plugins list --plugins p --plugins q --json").is_ok());

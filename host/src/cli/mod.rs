@@ -8,6 +8,7 @@ mod generate;
 mod interrupt;
 pub mod output;
 pub mod plugins;
+mod tokenizer;
 mod train;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(*args, &screen),
         Command::Eval(args) => eval::run(args, &screen).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(args, &screen),
+        Command::Tokenizer(args) => tokenizer::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Plugins(args) => match args.command {
             PluginsCommand::List(args) => plugins::list(&args).map(|()| ExitCode::SUCCESS),
         },

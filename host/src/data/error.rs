@@ -76,6 +76,18 @@ pub enum DataError {
     #[error("{path} cannot be used: {reason}")]
     BadTokenizerFile { path: PathBuf, reason: String },
 
+    #[error(
+        "a vocabulary of {asked} tokens was asked for, but it must have {smallest} (every byte and the special \
+         tokens) to {largest}"
+    )]
+    Vocabulary { asked: usize, smallest: usize, largest: usize },
+
+    #[error("no tokenizer can be made of this text: {reason}")]
+    Learn { reason: String },
+
+    #[error("{path} is there already; delete it, or write the tokenizer to another folder")]
+    TokenizerExists { path: PathBuf },
+
     #[error("{name} is {value}, but must be at least 1")]
     NotPositive { name: &'static str, value: u64 },
 

@@ -17,6 +17,7 @@ mod order;
 mod prefetch;
 mod rows;
 mod text;
+mod texts;
 mod tokenizer;
 
 pub use batch::{Batch, Buckets};
@@ -26,7 +27,7 @@ pub use fingerprint::Fingerprint;
 pub use loader::{EvalBatches, Loader, LoaderOptions};
 pub use order::Order;
 pub use prefetch::Prefetch;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{NewTokenizer, Tokenizer};
 
 use chat::ChatEncoder;
 use rows::RowFile;

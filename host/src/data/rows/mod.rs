@@ -2,6 +2,7 @@
 
 mod lines;
 mod parse;
+mod texts;
 
 use super::{ChatEncoder, DataError, Example, tokenizer::Tokenizer};
 use lines::{LineReader, Position, Read};
@@ -12,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
+pub(super) use texts::RowTexts;
 
 /// A line longer than this is refused rather than read into memory.
 const LONGEST_LINE: u64 = 256 << 20;

@@ -2,6 +2,7 @@
 
 mod folder;
 mod guard;
+mod train;
 
 use super::{DataError, cut};
 use guard::guarded;
@@ -10,6 +11,7 @@ use tokenizers::{
     Encoding, ModelWrapper, PaddingParams, PostProcessor, PostProcessorWrapper, Token as RawToken,
     TruncationParams,
 };
+pub use train::NewTokenizer;
 
 /// A text longer than this is encoded only as far as an example needs.
 const LONG_TEXT: usize = 64 << 10;
