@@ -77,3 +77,18 @@ fn real_model_trains_fully_like_torch() {
 fn real_model_trains_adapters_like_peft() {
     like_torch("lora", true);
 }
+
+/// The greedy answer, and that the model's end of a turn ends it.
+#[test]
+fn real_model_answers() {
+    let generate = |extra: &[&str]| {
+        let mut command =
+            finetune(["generate", "--backend", "cpu", "--precision", "f32", "--temperature", "0"]);
+        command.arg("--model").arg(model()).arg("--plugins").arg(plugins()).args(extra);
+        succeed(&mut command)
+    };
+    let text = generate(&["--prompt", "The capital of France is", "--max-tokens", "2"]);
+    assert_eq!(text, " Paris.");
+    let text = generate(&["--chat", "--prompt", "What is the capital of France?"]);
+    assert_eq!(text, "The capital of France is Paris.");
+}

@@ -79,7 +79,6 @@ pub struct Generator {
     prompt: Vec<u32>,
     ends: Vec<u32>,
     limit: Option<usize>,
-    vocabulary: usize,
 }
 
 impl Generator {
@@ -112,7 +111,7 @@ impl Generator {
         let session = Session::new(backend, source, adapter, precision, false)?;
         let mut reader = Reader::new(session, prompt.len())?;
         reader.load(&mut |done, total| observer.progress("loading the model", done, total))?;
-        Ok(Generator { tokenizer, reader, prompt, ends, limit, vocabulary })
+        Ok(Generator { tokenizer, reader, prompt, ends, limit })
     }
 
     /// Generates; hands text on as soon as it is settled, until `text` says that nobody reads it.
@@ -149,7 +148,6 @@ impl Generator {
             if self.ends.contains(&token) {
                 break Ending::EndToken;
             }
-            debug_assert!((token as usize) < self.vocabulary);
             tokens.push(token);
             next = vec![token];
             let new = stream.push(token)?;
@@ -161,6 +159,7 @@ impl Generator {
         if !rest.is_empty() {
             text(&rest)?;
         }
+        tracing::debug!("tokens {tokens:?}");
         let seconds = begun.elapsed().as_secs_f64() - prompt_seconds;
         Ok(Generated { prompt_tokens: self.prompt.len(), tokens, ending, prompt_seconds, seconds })
     }

@@ -1,0 +1,124 @@
+//! `finetune generate` against transformers' greedy texts (`goldens/generate.py`), and how it behaves as a program.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use finetune_tests::{fail, finetune, goldens, plugins, succeed};
+use serde_json::Value;
+
+fn folder(name: &str) -> PathBuf {
+    goldens().join("generation").join(name)
+}
+
+fn generate(name: &str, extra: &[&str]) -> Command {
+    let mut command = finetune(["generate", "--backend", "cpu", "--precision", "f32", "--model"]);
+    command.arg(folder(name).join("model")).arg("--plugins").arg(plugins()).args(extra);
+    command
+}
+
+/// Every text, token for token and character for character.
+fn like_transformers(name: &str) {
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(folder(name).join("expected.json")).unwrap()).unwrap();
+    let cases = expected["cases"].as_array().unwrap();
+    assert!(cases.len() >= 3 && cases.iter().any(|case| case["adapter"].is_string()));
+    for (number, case) in cases.iter().enumerate() {
+        let tokens: Vec<u64> =
+            case["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+        let limit = case["max_tokens"].to_string();
+        let prompt = case["prompt"].as_str().unwrap();
+        let mut command = generate(name, &["--temperature", "0", "--max-tokens", &limit, "--prompt", prompt]);
+        if let Some(adapter) = case["adapter"].as_str() {
+            command.arg("--adapter").arg(folder(name).join(adapter));
+        }
+        let output = command.env("FINETUNE_LOG", "finetune_host=debug").output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{name} {number}: {log}");
+        let got = log.split_once("tokens [").and_then(|(_, rest)| rest.split_once(']')).unwrap().0;
+        let got: Vec<u64> = got.split(", ").map(|id| id.parse().unwrap()).collect();
+        assert_eq!(got, tokens, "{name} {number}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), case["text"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn gpt2_generates_like_transformers() {
+    like_transformers("gpt2");
+}
+
+#[test]
+fn llama_generates_like_transformers() {
+    like_transformers("llama");
+}
+
+#[test]
+fn mistral_generates_like_transformers() {
+    like_transformers("mistral");
+}
+
+#[test]
+fn the_seed_decides() {
+    let text = |seed: &str| {
+        let args = ["--prompt", "Hello", "--max-tokens", "24", "--temperature", "1", "--seed", seed];
+        succeed(&mut generate("llama", &args))
+    };
+    let first = text("1");
+    assert!(!first.is_empty());
+    assert_eq!(first, text("1"));
+    assert_ne!(first, text("2"));
+}
+
+/// The prompt may come by a pipe, and is the same then.
+#[test]
+fn a_prompt_is_read_from_standard_input() {
+    let args = ["--temperature", "0", "--max-tokens", "8"];
+    let said = succeed(generate("llama", &args).args(["--prompt", "Hello there"]));
+    let mut command = generate("llama", &args);
+    command.args(["--prompt", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"Hello there").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), said);
+}
+
+#[test]
+fn the_end_of_the_models_positions_is_said() {
+    let prompt = "a b c d e f g h ".repeat(42);
+    let args = ["--temperature", "0", "--max-tokens", "100000", "--prompt", &prompt];
+    let output = generate("gpt2", &args).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("the model's 700 positions"), "{log}");
+}
+
+#[test]
+#[cfg(unix)]
+fn nobody_reading_is_no_failure() {
+    let args = ["--temperature", "1", "--max-tokens", "100000", "--prompt", "Hello"];
+    let mut command = generate("gpt2", &args);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{log}");
+    assert!(!log.contains("error"), "{log}");
+}
+
+#[test]
+fn wrong_arguments_are_sentences() {
+    for (args, word) in [
+        (&["--prompt", "a", "--temperature", "-1"][..], "--temperature is -1"),
+        (&["--prompt", "a", "--top-p", "0"], "--top-p is 0"),
+        (&["--prompt", "a", "--max-tokens", "0"], "--max-tokens is 0"),
+        (&["--prompt", "a", "--system", "b"], "--chat"),
+        (&["--prompt", "a", "--chat"], "no chat template"),
+        (&["--prompt", ""], "the prompt is empty"),
+        (&["--prompt", &"long ".repeat(800)], "the model has 700 positions"),
+    ] {
+        let message = fail(&mut generate("gpt2", args));
+        assert!(message.contains(word), "{args:?}: {message}");
+    }
+}
