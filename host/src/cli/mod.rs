@@ -4,9 +4,11 @@ pub mod args;
 mod backend;
 pub mod display;
 mod eval;
+mod export;
 mod interrupt;
 pub mod output;
 pub mod plugins;
+mod report;
 mod train;
 
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Train(args) => train::run(*args, &screen),
         Command::Eval(args) => eval::run(args, &screen).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => export::run(args, &screen).map(|()| ExitCode::SUCCESS),
+        Command::Report(args) => report::run(&args, &screen).map(|()| ExitCode::SUCCESS),
         Command::Plugins(args) => match args.command {
             PluginsCommand::List(args) => plugins::list(&args).map(|()| ExitCode::SUCCESS),
         },

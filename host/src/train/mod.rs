@@ -9,6 +9,7 @@ pub mod config;
 mod error;
 mod eval;
 mod event;
+pub mod export;
 mod folder;
 mod plan;
 mod programs;
