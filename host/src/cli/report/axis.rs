@@ -78,11 +78,16 @@ impl Axis {
     }
 }
 
-/// The smallest of 1, 2, 5 times a power of ten that is not below `step`.
+/// 1, 2 or 5 times a power of ten, the nearest to `step` by ratio.
 fn nice(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
-    let digit = [1.0, 2.0, 5.0].into_iter().find(|digit| digit * power >= step * (1.0 - 1e-9));
-    digit.unwrap_or(10.0) * power
+    let digit = match step / power {
+        digit if digit < 2f64.sqrt() => 1.0,
+        digit if digit < 10f64.sqrt() => 2.0,
+        digit if digit < 50f64.sqrt() => 5.0,
+        _ => 10.0,
+    };
+    digit * power
 }
 
 /// A tick's value with the digits that tell it from its neighbours.
@@ -133,7 +138,7 @@ mod tests {
             labels((0.0, 2e-4), false, 4),
             ["0", "5e\u{2212}5", "1.0e\u{2212}4", "1.5e\u{2212}4", "2.0e\u{2212}4"]
         );
-        assert_eq!(labels((0.0, 50_000.0), false, 2), ["0", "50\u{2009}000"]);
+        assert_eq!(labels((0.0, 50_000.0), false, 2), ["0", "20\u{2009}000", "40\u{2009}000"]);
         assert_eq!(labels((1.0, 100.0), true, 4), ["1", "2", "5", "10", "20", "50", "100"]);
         assert_eq!(labels((2.1, 2.9), true, 4), ["2.2", "2.4", "2.6", "2.8"]);
     }

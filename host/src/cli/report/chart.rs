@@ -70,7 +70,7 @@ impl Chart {
     /// The chart's parts, below `top`.
     pub fn draw(&self, out: &mut String, top: f64) {
         let (width, height) = self.size;
-        let y_ticks = self.y.ticks(((height - top) / 62.0) as usize);
+        let y_ticks = self.y.ticks(((height - top) / 60.0) as usize);
         let widest = y_ticks.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(1);
         let left = 14.0 + 6.9 * widest as f64;
         let plane = Plane { left, top: top + 10.0, width: width - left - 16.0, height: height - top - 42.0 };
@@ -110,7 +110,7 @@ impl Chart {
             );
         }
         let _ = writeln!(out, "<path class=\"base\" d=\"M{:.1} {bottom:.1}H{right:.1}\"/>", plane.left);
-        for (value, label) in self.x.ticks((plane.width / 95.0) as usize) {
+        for (value, label) in self.x.ticks((plane.width / 80.0).min(7.0) as usize) {
             // Steps are counted.
             if value.fract() != 0.0 {
                 continue;

@@ -94,7 +94,8 @@ fn prefix(run: &Run, alone: bool) -> String {
 
 fn smooth(run: &Run) -> Option<Vec<f64>> {
     let count = run.steps.len();
-    (count >= SMOOTHED_FROM).then(|| smoothed(run.steps.iter().map(|step| step.loss), count as f64 / 30.0))
+    let losses = || run.steps.iter().map(|step| step.loss).collect::<Vec<_>>();
+    (count >= SMOOTHED_FROM).then(|| smoothed(&losses(), count as f64 / 20.0))
 }
 
 /// Whether a run's loss is also drawn smoothed.
@@ -172,16 +173,19 @@ pub fn summary(run: &Run) -> String {
 }
 
 fn legend(out: &mut String, run: &Run, right: f64) {
-    let mut entries = vec![("<path class=\"line c0\" d=\"M0 -4h18\"/>", "training loss")];
-    if is_smoothed(run) {
-        entries[0].1 = "training loss, smoothed";
-    }
+    let mut entries = match is_smoothed(run) {
+        true => vec![
+            ("<path class=\"raw c0\" d=\"M0 -4h18\"/>", "training loss"),
+            ("<path class=\"line c0\" d=\"M0 -4h18\"/>", "smoothed"),
+        ],
+        false => vec![("<path class=\"line c0\" d=\"M0 -4h18\"/>", "training loss")],
+    };
     if !run.evals.is_empty() {
-        entries.push(("<circle class=\"c1\" cx=\"12\" cy=\"-4\" r=\"4\"/>", "held-out loss"));
+        entries.push(("<circle class=\"c1\" cx=\"9\" cy=\"-4\" r=\"4\"/>", "held-out loss"));
     }
     for (i, (sign, text)) in entries.iter().enumerate() {
-        let y = 38.0 + 21.0 * i as f64;
-        let x = right - 166.0;
+        let y = 30.0 + 19.0 * i as f64;
+        let x = right - 108.0;
         let _ = writeln!(
             out,
             "<g transform=\"translate({x} {y})\">{sign}<text x=\"26\" y=\"0\">{text}</text></g>"

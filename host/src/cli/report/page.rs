@@ -43,12 +43,12 @@ pub fn page(runs: &[Run], log: bool) -> String {
         );
     }
     out.push_str("</div>\n");
-    for run in runs {
-        held_out(&mut out, run, runs.len() > 1);
-    }
     settings(&mut out, runs);
     for run in runs {
+        out.push_str("<div class=\"grid2\">\n");
+        held_out(&mut out, run, runs.len() > 1);
         notes(&mut out, run, runs.len() > 1);
+        out.push_str("</div>\n");
     }
     let _ = writeln!(
         out,
@@ -165,7 +165,8 @@ fn loss(out: &mut String, runs: &[Run], log: bool) {
     let scale = if log { " <small>logarithmic</small>" } else { "" };
     let _ = writeln!(out, "<figure>\n<figcaption><h2>Loss{scale}</h2>\n<ul class=\"key\">");
     let mut entry = |class: &str, text: &str| {
-        let _ = writeln!(out, "<li><i class=\"{class}\"></i>{}</li>", escape(text));
+        let sign = if class.is_empty() { String::new() } else { format!("<i class=\"{class}\"></i>") };
+        let _ = writeln!(out, "<li>{sign}{}</li>", escape(text));
     };
     match runs {
         [run] => {
@@ -183,7 +184,7 @@ fn loss(out: &mut String, runs: &[Run], log: bool) {
         runs => {
             runs.iter().enumerate().for_each(|(i, run)| entry(&colour(i), &run.name));
             if runs.iter().any(|run| !run.evals.is_empty()) {
-                entry("dot", "dots: held-out");
+                entry("", "dots: held-out");
             }
         }
     }
@@ -245,14 +246,20 @@ fn settings(out: &mut String, runs: &[Run]) {
     if keys.is_empty() {
         return;
     }
-    out.push_str("<section class=\"scroll\">\n<h2>Settings</h2>\n<table>\n");
-    if runs.len() > 1 {
-        out.push_str("<thead><tr><th></th>");
-        for run in runs {
-            let _ = write!(out, "<th>{}</th>", escape(&run.name));
+    if let [run] = runs {
+        out.push_str("<section>\n<h2>Settings</h2>\n<dl class=\"settings\">\n");
+        for (key, value) in &run.settings {
+            let _ = writeln!(out, "<div><dt>{}</dt><dd>{}</dd></div>", escape(key), escape(value));
         }
-        out.push_str("</tr></thead>\n");
+        out.push_str("</dl>\n</section>\n");
+        return;
     }
+    out.push_str("<section class=\"scroll\">\n<h2>Settings</h2>\n<table>\n");
+    out.push_str("<thead><tr><th></th>");
+    for run in runs {
+        let _ = write!(out, "<th>{}</th>", escape(&run.name));
+    }
+    out.push_str("</tr></thead>\n");
     out.push_str("<tbody>\n");
     for key in keys {
         let values: Vec<_> = runs.iter().map(|run| run.setting(key)).collect();

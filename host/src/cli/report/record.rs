@@ -254,7 +254,10 @@ impl Run {
 
     /// Model, method and data in a few words each, as far as they are known.
     pub fn model(&self) -> Option<String> {
-        self.setting("model").map(last_name)
+        let path = self.setting("model")?;
+        // A config alone is named by the folder that it is in.
+        let folder = path.strip_suffix("config.json").filter(|folder| !folder.is_empty());
+        Some(last_name(folder.unwrap_or(path)))
     }
 
     /// `LoRA, rank 8`, or `all weights`.
@@ -287,6 +290,8 @@ fn settings(path: &Path) -> Vec<(String, String)> {
             .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
             .collect::<Vec<_>>()
             .join(", "),
+        // As a person writes it: 1e-8.
+        toml::Value::Float(x) if x != 0.0 && x.abs() < 1e-2 => format!("{x:e}"),
         other => other.to_string(),
     };
     table.into_iter().map(|(key, value)| (key, shown(value))).collect()

@@ -38,19 +38,32 @@ pub fn sampled(
     out
 }
 
-/// An exponential moving average that starts unbiased, over about `window` values. What is no number is passed
-/// over.
-pub fn smoothed(values: impl Iterator<Item = f64>, window: f64) -> Vec<f64> {
-    let keep = 1.0 - 1.0 / window.max(1.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let smooth = |value: f64| {
+/// Means over about `window` values around each, taken twice, so that the line is smooth and runs through the middle
+/// of the values. Near the ends the window is shorter, and the line begins and ends where the values do. What is no
+/// number is passed over.
+pub fn smoothed(values: &[f64], window: f64) -> Vec<f64> {
+    let half = (window / 2.0).max(1.0) as usize;
+    means(&means(values, half), half)
+}
+
+fn means(values: &[f64], half: usize) -> Vec<f64> {
+    // Sums and counts of all values before each.
+    let mut before = Vec::with_capacity(values.len() + 1);
+    let mut sum = (0.0, 0.0);
+    before.push(sum);
+    before.extend(values.iter().map(|value| {
         if value.is_finite() {
-            sum = keep * sum + value;
-            weight = keep * weight + 1.0;
+            sum = (sum.0 + value, sum.1 + 1.0);
         }
-        if weight > 0.0 { sum / weight } else { f64::NAN }
+        sum
+    }));
+    let last = before.len() - 1;
+    let mean = |i: usize| {
+        let reach = half.min(i.min(last - 1 - i).max(half / 8));
+        let (from, to) = (before[i.saturating_sub(reach)], before[(i + reach + 1).min(last)]);
+        (to.0 - from.0) / (to.1 - from.1)
     };
-    values.map(smooth).collect()
+    (0..last).map(mean).collect()
 }
 
 /// The range that shows almost all of the values: everything, unless a few lie so far out that the rest would be
@@ -87,10 +100,16 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_starts_at_the_first_value_and_keeps_a_constant() {
-        assert_eq!(smoothed([2.0, f64::NAN, 2.0].into_iter(), 10.0), [2.0, 2.0, 2.0]);
-        let smooth = smoothed([f64::NAN, 1.0, 3.0].into_iter(), 1e9);
-        assert!(smooth[0].is_nan() && smooth[1] == 1.0 && (smooth[2] - 2.0).abs() < 1e-6, "{smooth:?}");
+    fn smoothing_runs_through_the_middle() {
+        assert_eq!(smoothed(&[2.0, f64::NAN, 2.0], 10.0), [2.0, 2.0, 2.0]);
+        assert!(smoothed(&[], 10.0).is_empty());
+        assert!(smoothed(&[f64::NAN], 10.0)[0].is_nan());
+        // A straight line with noise stays where it is, also at its ends.
+        let noisy: Vec<f64> = (0..1000).map(|i| f64::from(i) + if i % 2 == 0 { 5.0 } else { -5.0 }).collect();
+        let smooth = smoothed(&noisy, 40.0);
+        for i in 0..1000 {
+            assert!((smooth[i] - i as f64).abs() < 5.0, "{i}: {}", smooth[i]);
+        }
     }
 
     #[test]
