@@ -16,6 +16,7 @@ mod programs;
 mod run;
 mod session;
 mod source;
+mod steps;
 mod stop;
 
 pub use config::{ConfigError, Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings};
