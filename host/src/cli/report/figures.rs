@@ -104,6 +104,11 @@ pub fn is_smoothed(run: &Run) -> bool {
 }
 
 impl Measure {
+    /// Whether a run has such values; a device may not know its memory.
+    pub fn is_known(&self, runs: &[Run]) -> bool {
+        runs.iter().flat_map(|run| &run.steps).any(|step| (self.value)(step) > 0.0)
+    }
+
     /// The chart over steps, and the unit of its values.
     pub fn chart(&self, runs: &[Run], id: &str, size: (f64, f64)) -> (Chart, &'static str) {
         let x = steps_axis(runs);

@@ -32,7 +32,7 @@ pub fn page(runs: &[Run], log: bool) -> String {
     }
     loss(&mut out, runs, log);
     out.push_str("<div class=\"grid2\">\n");
-    for (i, measure) in MEASURES.iter().enumerate() {
+    for (i, measure) in MEASURES.iter().filter(|measure| measure.is_known(runs)).enumerate() {
         let (chart, unit) = measure.chart(runs, &format!("plane{i}"), (480.0, 230.0));
         let unit = if unit.is_empty() { String::new() } else { format!(" <small>{unit}</small>") };
         let _ = writeln!(

@@ -107,8 +107,8 @@ mod tests {
         // A straight line with noise stays where it is, also at its ends.
         let noisy: Vec<f64> = (0..1000).map(|i| f64::from(i) + if i % 2 == 0 { 5.0 } else { -5.0 }).collect();
         let smooth = smoothed(&noisy, 40.0);
-        for i in 0..1000 {
-            assert!((smooth[i] - i as f64).abs() < 5.0, "{i}: {}", smooth[i]);
+        for (i, value) in smooth.iter().enumerate() {
+            assert!((value - i as f64).abs() < 5.0, "{i}: {value}");
         }
     }
 

@@ -178,6 +178,21 @@ fn hostile_words_stay_words() {
     texts(&figures::picture(&opened(dir.path()), false));
 }
 
+/// Numbers that no run has, and all that could follow from them in arithmetic.
+#[test]
+fn monstrous_numbers_are_drawn_or_left_out() {
+    for values in [["1e308", "-1e308"], ["0", "0"], ["-1", "-2"], ["5e-324", "1e-300"], ["NaN", "null"]] {
+        let metrics = [step(0, values[0]), step(u64::MAX - 1, values[1]), eval(u64::MAX, 1e308)].concat();
+        let metrics =
+            metrics.replace("0.25", "1e308").replace("400.0", values[0]).replace("2147483648", values[1]);
+        let dir = folder(&metrics, "");
+        for log in [false, true] {
+            texts(&page::page(&[opened(dir.path())], log));
+            texts(&figures::picture(&opened(dir.path()), log));
+        }
+    }
+}
+
 #[test]
 fn several_runs_are_compared() {
     let dirs = ["2e-4", "1e-3"].map(|lr| {
@@ -205,9 +220,9 @@ fn what_is_no_run_is_said() {
 fn a_long_run_makes_a_small_page() {
     let mut metrics = String::from(START);
     for i in 1..=200_000u64 {
-        let _ = write!(
+        let _ = writeln!(
             metrics,
-            "{{\"event\":\"step\",\"step\":{i},\"loss\":{},\"lr\":1e-4}}\n",
+            "{{\"event\":\"step\",\"step\":{i},\"loss\":{},\"lr\":1e-4}}",
             1.0 + 1.0 / i as f64
         );
         if i % 10 == 0 {

@@ -3,6 +3,8 @@
 //! With a random x, W' x has to be W x + scale B (A x), computed the way the adapter computes it, as near as
 //! rounding each element of W' to its type once allows. Tensors without an adapter are compared by element.
 
+use rayon::prelude::*;
+
 use crate::models::{Init, fill};
 use crate::weights::WeightDType;
 
@@ -30,60 +32,40 @@ impl Comparison {
         let mut sums = Comparison::default();
         let x = random(&tensor.name, if tensor.product.is_some() { tensor.columns() } else { 0 });
         let added = tensor.product.as_ref().map(|product| product.times(&x));
+        let rounding = Rounding::of(dtype);
         let (mut base_bytes, mut bytes) = (Vec::new(), Vec::new());
         for range in tensor.ranges() {
             tensor.elements.range(range.clone(), WeightDType::F32, &mut base_bytes)?;
             written.range(range.clone(), WeightDType::F32, &mut bytes)?;
             let (base, found): (Vec<f64>, Vec<f64>) =
                 (floats(&base_bytes).collect(), floats(&bytes).collect());
-            if let Some(at) = found.iter().position(|value| !value.is_finite()) {
+            if let Some(at) = found.par_iter().position_first(|value| !value.is_finite()) {
                 return Err(not_finite(tensor, base[at], range.start + at, dtype));
             }
-            match &added {
-                None => {
-                    let off = base.iter().zip(&found).position(|(base, found)| !near(*base, *found, dtype));
-                    if let Some(at) = off {
-                        return Err(differs(tensor, range.start + at, base[at], found[at]));
-                    }
+            let Some(added) = &added else {
+                let pairs = base.par_iter().zip(&found);
+                match pairs.position_first(|(base, found)| !rounding.explains(*base, *found)) {
+                    Some(at) => return Err(differs(tensor, range.start + at, base[at], found[at])),
+                    None => continue,
                 }
-                Some(added) => {
-                    let first = range.start / tensor.columns();
-                    let rows = base.chunks(tensor.columns()).zip(found.chunks(tensor.columns()));
-                    for (row, (base, found)) in rows.enumerate() {
-                        sums.row(tensor, first + row, (base, found, &x), added[first + row], dtype)?;
-                    }
+            };
+            let (columns, first) = (tensor.columns(), range.start / tensor.columns());
+            let rows = base.par_chunks(columns).zip(found.par_chunks(columns)).enumerate();
+            let rows = rows.map(|(row, (base, found))| {
+                let output = Output::of(base, found, &x, added[first + row], rounding);
+                if output.is_near() {
+                    Ok(output)
+                } else {
+                    Err(differs(tensor, first + row, output.want, output.found))
                 }
+            });
+            for output in rows.collect::<Result<Vec<Output>, TrainError>>()? {
+                sums.error += (output.found - output.want).powi(2);
+                sums.output += output.want.powi(2);
+                sums.adapter += output.adapter.powi(2);
             }
         }
         Ok(sums)
-    }
-
-    fn row(
-        &mut self,
-        tensor: &Tensor,
-        row: usize,
-        (base, found, x): (&[f64], &[f64], &[f64]),
-        (adapter, adapter_size): (f64, f64),
-        dtype: WeightDType,
-    ) -> Result<(), TrainError> {
-        let (mut before, mut after, mut bound, mut size) = (0.0, 0.0, 0.0, adapter_size);
-        for ((base, found), x) in base.iter().zip(found).zip(x) {
-            before += base * x;
-            after += found * x;
-            size += (base * x).abs();
-            bound += rounding(*found, dtype) * x.abs();
-        }
-        let want = before + adapter;
-        // The sums themselves are rounded, too, in f64: once for each term at most.
-        bound += 2.0 * size * x.len() as f64 * f64::EPSILON;
-        // Written so that no number that is none passes.
-        if (after - want).abs() <= bound {
-            self.error += (after - want).powi(2);
-            self.output += want.powi(2);
-            self.adapter += adapter.powi(2);
-            return Ok(());
-        }
-        Err(differs(tensor, row, want, after))
     }
 
     /// The error over the output.
@@ -97,25 +79,79 @@ impl Comparison {
     }
 }
 
+/// One row's product with x.
+struct Output {
+    /// What base and adapter give.
+    want: f64,
+    /// What the adapter gives of it.
+    adapter: f64,
+    /// What was written gives.
+    found: f64,
+    /// How far rounding can have moved it.
+    bound: f64,
+}
+
+impl Output {
+    fn of(
+        base: &[f64],
+        written: &[f64],
+        x: &[f64],
+        (adapter, adapter_size): (f64, f64),
+        rounding: Rounding,
+    ) -> Output {
+        let (mut want, mut found, mut bound, mut size) = (adapter, 0.0, 0.0, adapter_size);
+        for ((base, written), x) in base.iter().zip(written).zip(x) {
+            want += base * x;
+            found += written * x;
+            size += (base * x).abs();
+            bound += rounding.most(*written) * x.abs();
+        }
+        // The sums themselves are rounded, too, in f64: once for each term at most.
+        bound += 2.0 * size * x.len() as f64 * f64::EPSILON;
+        Output { want, adapter, found, bound }
+    }
+
+    /// No number that is none is near anything.
+    fn is_near(&self) -> bool {
+        (self.found - self.want).abs() <= self.bound
+    }
+}
+
 /// An adapter that adds nothing has nothing that rounding could hide.
 fn ratio(error: f64, whole: f64) -> f64 {
     if whole > 0.0 { (error / whole).sqrt() } else { 0.0 }
 }
 
-/// The most that rounding to nearest has moved what is `value` now: half a unit in the last of its p bits, or,
-/// below the smallest normal number, half of the smallest there is.
-fn rounding(value: f64, dtype: WeightDType) -> f64 {
-    let (bits, smallest) = match dtype {
-        WeightDType::F32 => (24, -149),
-        WeightDType::BF16 => (8, -133),
-        WeightDType::F16 => (11, -24),
-    };
-    (value.abs() * 2f64.powi(-bits)).max(2f64.powi(smallest - 1)) * (1.0 + 1e-6)
+/// How rounding to nearest moves values of a type.
+#[derive(Clone, Copy)]
+struct Rounding {
+    /// Half a unit in the last of the type's bits, for 1.
+    unit: f64,
+    /// Half of the smallest number that there is.
+    least: f64,
 }
 
-/// Base elements were read as f32, which may have rounded an f64 file's a second time.
-fn near(base: f64, found: f64, dtype: WeightDType) -> bool {
-    (base - found).abs() <= rounding(found, dtype) + base.abs() * 2f64.powi(-24)
+impl Rounding {
+    fn of(dtype: WeightDType) -> Rounding {
+        let (bits, smallest) = match dtype {
+            WeightDType::F32 => (24, -149),
+            WeightDType::BF16 => (8, -133),
+            WeightDType::F16 => (11, -24),
+        };
+        let slack = 1.0 + 1e-6;
+        Rounding { unit: 2f64.powi(-bits) * slack, least: 2f64.powi(smallest - 1) * slack }
+    }
+
+    /// The most that what is `value` now was moved.
+    fn most(self, value: f64) -> f64 {
+        (value.abs() * self.unit).max(self.least)
+    }
+
+    /// Whether `found` is `base` rounded. Base elements were read as f32, which may have rounded those of an f64
+    /// file a second time.
+    fn explains(self, base: f64, found: f64) -> bool {
+        (base - found).abs() <= self.most(found) + base.abs() * 2f64.powi(-24)
+    }
 }
 
 fn random(name: &str, count: usize) -> Vec<f64> {
