@@ -4,6 +4,7 @@ pub mod adapters;
 pub mod autodiff;
 pub mod cli;
 pub mod data;
+pub mod generate;
 pub mod models;
 #[cfg(test)]
 mod op_goldens;

@@ -186,7 +186,10 @@ fn examples_that_are_cut_are_told_of() {
 #[test]
 fn planned_memory_is_an_upper_bound_within_a_tenth() {
     let dir = tempfile::tempdir().unwrap();
-    let long = goldens().join("../../../demo/train.txt");
+    // Plain text, so that every example is as long as may be.
+    let long = dir.path().join("long.txt");
+    let words = (0..40_000).map(|i| format!("word {} ", i * 7919 % 1000)).collect::<String>();
+    std::fs::write(&long, words).unwrap();
     // With rows far shorter than the sequence length, the bound is that of the rows.
     let cases = [
         ("lora", "lora", "96", &long, None),
@@ -370,4 +373,71 @@ fn a_plugin_with_core_ops_alone_trains_the_same() {
         assert_close(number(a, "loss"), number(b, "loss"), 1e-5, "loss");
         assert_close(number(a, "grad_norm"), number(b, "grad_norm"), 1e-4, "grad_norm");
     }
+}
+
+/// Conversations: the loss that transformers gives with its mask of what the assistant says, with a template that
+/// marks it and with one that does not; resuming with another template is refused.
+#[test]
+fn conversations_have_the_loss_of_transformers() {
+    let dir = tempfile::tempdir().unwrap();
+    let chat = goldens().join("chat/train");
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(chat.join("expected.json")).unwrap()).unwrap();
+    let run = |template: &str, out: &str, extra: &[&str]| {
+        let mut command =
+            finetune(["train", "--json", "--backend", "cpu", "--method", "lora", "--precision", "f32"]);
+        command.args(["--batch", "4", "--seq-len", "80", "--no-shuffle"]).args(extra);
+        command
+            .arg("--plugins")
+            .arg(plugins())
+            .arg("--model")
+            .arg(model())
+            .arg("--data")
+            .arg(chat.join("train.jsonl"));
+        command.arg("--chat-template").arg(dir.path().join(template)).arg("--out").arg(dir.path().join(out));
+        command
+    };
+    for template in ["template.jinja", "unmarked.jinja"] {
+        std::fs::copy(chat.join(template), dir.path().join(template)).unwrap();
+        let lines =
+            json_lines(&succeed(&mut run(template, template.split('.').next().unwrap(), &["--steps", "1"])));
+        let step = events(&lines, "step")[0];
+        assert_eq!(step["tokens"], expected["tokens"], "{template}");
+        assert_close(number(step, "loss"), number(&expected, "loss"), 1e-5, template);
+    }
+    let mut eval = finetune(["eval", "--json", "--backend", "cpu", "--precision", "f32", "--seq-len", "80"]);
+    eval.arg("--plugins")
+        .arg(plugins())
+        .arg("--model")
+        .arg(model())
+        .arg("--data")
+        .arg(chat.join("train.jsonl"));
+    let message = fail(&mut eval);
+    assert!(message.contains("line 1") && message.contains("--chat-template"), "{message}");
+    let lines = json_lines(&succeed(eval.arg("--chat-template").arg(chat.join("template.jinja"))));
+    assert_close(number(events(&lines, "eval")[0], "loss"), number(&expected, "loss"), 1e-5, "eval");
+    let template = dir.path().join("template.jinja");
+    let changed = std::fs::read_to_string(&template).unwrap().replace("<|", "<");
+    std::fs::write(&template, changed).unwrap();
+    let message = fail(&mut run("template.jinja", "template", &["--steps", "2", "--resume"]));
+    assert!(message.contains("chat template"), "{message}");
+}
+
+/// A model's template that cannot be used matters to conversations alone.
+#[test]
+fn a_bad_template_does_not_keep_from_training_on_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("model");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(model()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(copy.join("chat_template.jinja"), "{% if %}").unwrap();
+    let out = dir.path().join("run");
+    succeed(train(&out, 1, &[]).arg("--model").arg(&copy));
+    let data = goldens().join("chat/train/train.jsonl");
+    let message =
+        fail(train(&dir.path().join("chat"), 1, &[]).arg("--model").arg(&copy).arg("--data").arg(data));
+    assert!(message.contains("chat_template.jinja") || message.contains("cannot be used"), "{message}");
 }

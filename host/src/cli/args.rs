@@ -36,6 +36,10 @@ pub enum Command {
     Export(ExportArgs),
     /// Draw runs: their losses and settings on one page
     Report(ReportArgs),
+    /// Generate text with a model
+    Generate(GenerateArgs),
+    /// Make a tokenizer for a model that begins from random weights
+    Tokenizer(TokenizerArgs),
     /// See the compute back ends
     Plugins(PluginsArgs),
 }
@@ -88,9 +92,12 @@ pub struct EvalArgs {
     /// PEFT adapter on the model
     #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
     pub adapter: Option<PathBuf>,
-    /// Data: JSONL rows {"text"} or {"prompt","completion"}, or plain text
+    /// Data: JSONL rows {"text"}, {"prompt","completion"} or {"messages"}, or plain text
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
     pub data: PathBuf,
+    /// Chat template (jinja) for {"messages"} rows, in place of the model's own
+    #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
+    pub chat_template: Option<PathBuf>,
     /// Positions of an example; longer ones are cut [default: 512]
     #[arg(long, value_name = "N", help_heading = heading::MODEL)]
     pub seq_len: Option<usize>,
@@ -163,6 +170,74 @@ pub struct ReportArgs {
     pub log: bool,
 }
 
+/// `finetune generate`.
+#[derive(Args, Debug)]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+Standard output is the completion and nothing else, written as it is generated; everything else goes to standard \
+error. The text ends with the model's end token, after --max-tokens, or where the model has no more positions."
+)]
+pub struct GenerateArgs {
+    /// Model: a Hugging Face folder
+    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    pub model: PathBuf,
+    /// PEFT adapter on the model
+    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    pub adapter: Option<PathBuf>,
+    /// Text to go on with; - reads it from standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = heading::TEXT)]
+    pub prompt: String,
+    /// The prompt is what a user says, and the model's chat template asks for the answer
+    #[arg(long, help_heading = heading::TEXT)]
+    pub chat: bool,
+    /// With --chat: the system message, in place of the template's own
+    #[arg(long, value_name = "TEXT", help_heading = heading::TEXT)]
+    pub system: Option<String>,
+    /// The most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = heading::TEXT)]
+    pub max_tokens: usize,
+    /// What logits are divided by; 0 always takes the most probable token
+    #[arg(long, value_name = "F", default_value_t = 0.7, help_heading = heading::SAMPLING)]
+    pub temperature: f64,
+    /// Choose among the most probable tokens that together have this probability
+    #[arg(long, value_name = "F", default_value_t = 0.95, help_heading = heading::SAMPLING)]
+    pub top_p: f64,
+    /// Choose among this many of the most probable tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = heading::SAMPLING)]
+    pub top_k: usize,
+    /// Seed of the choices
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = heading::SAMPLING)]
+    pub seed: u64,
+    /// Precision of weights and activations [default: auto]
+    #[arg(long, help_heading = heading::RUNNING)]
+    pub precision: Option<PrecisionChoice>,
+    /// Back end: auto, NAME or NAME:DEVICE [default: auto]
+    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
+    pub backend: Option<String>,
+    /// Folder of plugins, in place of the default ones; may be repeated
+    #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]
+    pub plugins: Vec<PathBuf>,
+}
+
+/// `finetune tokenizer`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The tokenizer is a byte-level BPE as GPT-2's: it can write every text. Its first tokens are <|endoftext|>, \
+<|im_start|> and <|im_end|>, and its chat template is ChatML. The same text gives the same tokenizer. To train a model \
+with it from random weights, put a config.json with the same vocab_size and `\"eos_token_id\": 0` beside it.")]
+pub struct TokenizerArgs {
+    /// Text to learn from: JSONL rows or plain text; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    pub data: Vec<PathBuf>,
+    /// Tokens in the vocabulary
+    #[arg(long, value_name = "N", default_value_t = 16384)]
+    pub vocab: usize,
+    /// Folder for tokenizer.json and tokenizer_config.json
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
 /// `finetune plugins`.
 #[derive(Args, Debug)]
 pub struct PluginsArgs {
@@ -216,7 +291,7 @@ mod tests {
     #[test]
     fn every_flag_of_train_parses() {
         let args = train(
-            "--model m --data d --valid v --method lora --rank 4 --alpha 32.5 --targets attention --dropout 0.1 \
+            "--model m --data d --valid v --chat-template t --method lora --rank 4 --alpha 32.5 --targets attention --dropout 0.1 \
              --adapter a --batch 16 --micro-batch 2 --seq-len 64 --steps 7 --lr 3e-3 --schedule cosine --warmup 5 \
              --weight-decay 0.01 --beta1 0.8 --beta2 0.99 --eps 1e-7 --clip 0 --seed 9 --no-shuffle \
              --precision bf16 --backend cpu:0 --plugins p --plugins q --save-every 10 --eval-every 20 --resume \
@@ -225,6 +300,7 @@ mod tests {
         let s = args.settings;
         assert_eq!((args.resume, args.json, args.config), (true, true, Some("c.toml".into())));
         assert_eq!((s.model, s.data, s.valid), (Some("m".into()), Some("d".into()), Some("v".into())));
+        assert_eq!(s.chat_template, Some("t".into()));
         assert_eq!((s.method, s.rank, s.alpha), (Some(Method::Lora), Some(4), Some(32.5)));
         assert_eq!((s.targets.as_deref(), s.dropout), (Some("attention"), Some(0.1)));
         assert_eq!((s.adapter, s.batch, s.micro_batch), (Some("a".into()), Some(16), Some(2)));
@@ -262,6 +338,7 @@ mod tests {
             "train --out o --rank x",
             "train --out o --unknown",
             "eval --model m",
+            "tokenizer --out o",
             "plugins",
             "",
         ] {
@@ -280,6 +357,10 @@ mod tests {
             Command::Eval(args) => {
                 assert_eq!((args.seq_len, args.batch, args.json), (Some(64), Some(2), true))
             }
+            other => panic!("{other:?}"),
+        }
+        match parse("tokenizer --data a --data b --vocab 300 --out o").expect("parses").command {
+            Command::Tokenizer(args) => assert_eq!((args.data.len(), args.vocab), (2, 300)),
             other => panic!("{other:?}"),
         }
         assert!(parse("plugins list --plugins p --plugins q --json").is_ok());

@@ -5,10 +5,12 @@ mod backend;
 pub mod display;
 mod eval;
 mod export;
+mod generate;
 mod interrupt;
 pub mod output;
 pub mod plugins;
 mod report;
+mod tokenizer;
 mod train;
 
 use std::process::ExitCode;
@@ -38,6 +40,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args, &screen).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(args, &screen).map(|()| ExitCode::SUCCESS),
         Command::Report(args) => report::run(&args, &screen).map(|()| ExitCode::SUCCESS),
+        Command::Generate(args) => generate::run(args, &screen),
+        Command::Tokenizer(args) => tokenizer::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Plugins(args) => match args.command {
             PluginsCommand::List(args) => plugins::list(&args).map(|()| ExitCode::SUCCESS),
         },

@@ -25,6 +25,11 @@ impl<W: Write> Output<W> {
         Output { out: Some(out) }
     }
 
+    /// Whether its reader is there still, as far as was noticed.
+    pub fn is_read(&self) -> bool {
+        self.out.is_some()
+    }
+
     /// Writes text as it is.
     ///
     /// # Errors

@@ -31,7 +31,11 @@ pub fn run(args: TrainArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     let backend = super::backend::open(&request.settings, screen)?;
 
     let stop = StopFlag::new();
-    interrupt::install(&stop, screen)?;
+    interrupt::install(
+        &stop,
+        screen,
+        "stopping after this step and saving; again to stop at once, without saving",
+    )?;
     let before = if resume { first_loss(&config.out) } else { None };
     let mut both = Both { human: Human::new(screen.clone(), About::run(config), before), json };
     let summary = train(&request, backend, &stop, &mut both)?;
@@ -93,6 +97,9 @@ fn evaluation(config: &RunConfig, settings: &Settings) -> String {
         }
     }
     flag("data", quoted(config.valid.as_ref().unwrap_or(&config.data)));
+    if let Some(template) = &config.chat_template {
+        flag("chat-template", quoted(template));
+    }
     if config.seq_len != SEQ_LEN {
         flag("seq-len", config.seq_len.to_string());
     }

@@ -12,16 +12,27 @@ pub enum DataError {
 
     /// A row of a JSONL file that cannot be used; `line` counts from 1 and counts blank lines too.
     #[error(
-        "{path}, line {line}: {problem}; expected one JSON object a line, either {{\"text\": \"...\"}} or \
-         {{\"prompt\": \"...\", \"completion\": \"...\"}}"
+        "{path}, line {line}: {problem}; expected one JSON object a line: {{\"text\": \"...\"}}, \
+         {{\"prompt\": \"...\", \"completion\": \"...\"}} or {{\"messages\": [{{\"role\": \"user\", \"content\": \
+         \"...\"}}, ...]}}"
     )]
     BadRow { path: PathBuf, line: u64, problem: String },
 
     #[error(
-        "{path}, line {line}: chat rows ({{\"messages\": ...}}) are not supported yet; write each \
-         conversation as {{\"text\": \"...\"}} or {{\"prompt\": \"...\", \"completion\": \"...\"}}"
+        "{path}, line {line}: the row is a conversation ({{\"messages\": ...}}), and the model has no chat template \
+         (chat_template.jinja, or chat_template in tokenizer_config.json); give one by --chat-template FILE"
     )]
-    ChatRow { path: PathBuf, line: u64 },
+    NoChatTemplate { path: PathBuf, line: u64 },
+
+    /// A conversation that cannot be rendered, or not be learned from.
+    #[error("{path}, line {line}: {problem}")]
+    BadConversation { path: PathBuf, line: u64, problem: String },
+
+    #[error("the chat template in {path} cannot be used: {reason}")]
+    BadChatTemplate { path: PathBuf, reason: String },
+
+    #[error("the chat template: {reason}")]
+    ChatTemplate { reason: String },
 
     #[error(
         "{path}, line {line}: the file is a JSON array, not JSONL; convert it to one JSON object a line \
@@ -64,6 +75,18 @@ pub enum DataError {
 
     #[error("{path} cannot be used: {reason}")]
     BadTokenizerFile { path: PathBuf, reason: String },
+
+    #[error(
+        "a vocabulary of {asked} tokens was asked for, but it must have {smallest} (every byte and the special \
+         tokens) to {largest}"
+    )]
+    Vocabulary { asked: usize, smallest: usize, largest: usize },
+
+    #[error("no tokenizer can be made of this text: {reason}")]
+    Learn { reason: String },
+
+    #[error("{path} is there already; delete it, or write the tokenizer to another folder")]
+    TokenizerExists { path: PathBuf },
 
     #[error("{name} is {value}, but must be at least 1")]
     NotPositive { name: &'static str, value: u64 },

@@ -19,6 +19,9 @@ pub struct Fingerprint {
     pub bytes: u64,
     /// Lower-case hexadecimal.
     pub sha256: String,
+    /// Of the chat template that makes text of its rows, if any is a conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 impl Fingerprint {
@@ -34,7 +37,7 @@ impl Fingerprint {
         file.seek(SeekFrom::Start(bytes.saturating_sub(SAMPLE)))?;
         file.take(SAMPLE).read_to_end(&mut sample)?;
         let sha256 = Sha256::digest(&sample).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Fingerprint { bytes, sha256 })
+        Ok(Fingerprint { bytes, sha256, template: None })
     }
 }
 

@@ -6,6 +6,7 @@
 //! [`Prefetch`] runs it ahead on a thread of its own.
 
 mod batch;
+mod chat;
 mod cut;
 mod error;
 mod fingerprint;
@@ -16,16 +17,19 @@ mod order;
 mod prefetch;
 mod rows;
 mod text;
+mod texts;
 mod tokenizer;
 
 pub use batch::{Batch, Buckets};
+pub use chat::{ChatTemplate, Conversation};
 pub use error::DataError;
 pub use fingerprint::Fingerprint;
 pub use loader::{EvalBatches, Loader, LoaderOptions};
 pub use order::Order;
 pub use prefetch::Prefetch;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{NewTokenizer, Tokenizer};
 
+use chat::ChatEncoder;
 use rows::RowFile;
 use std::{
     path::{Path, PathBuf},
@@ -67,9 +71,9 @@ impl Example {
 
 /// A data file and how to make examples of it.
 ///
-/// Files named `.jsonl`, `.ndjson` or `.json` hold rows, one JSON object a line: `{"text"}`, or
-/// `{"prompt", "completion"}` with the loss on the completion; a file may mix them. Every row is
-/// an example. Any other file is plain text: one document, cut into consecutive windows of
+/// Files named `.jsonl`, `.ndjson` or `.json` hold rows, one JSON object a line: `{"text"}`,
+/// `{"prompt", "completion"}` with the loss on the completion, or `{"messages"}` with the loss on
+/// what the assistant says; a file may mix them. Every row is an example. Any other file is plain text: one document, cut into consecutive windows of
 /// sequence length + 1 tokens; the last may be shorter, down to two.
 ///
 /// Opening reads the file once and checks all of it, so that a bad row at line 1,000,000 is an
@@ -114,6 +118,16 @@ pub struct Skipped {
 impl Dataset {
     /// `seq_len` is the largest number of inputs of an example.
     pub fn open(path: &Path, tokenizer: &Tokenizer, seq_len: usize) -> Result<Dataset, DataError> {
+        Self::open_chat(path, tokenizer, None, seq_len)
+    }
+
+    /// The same, with a template for rows that are conversations; without one such a row is an error.
+    pub fn open_chat(
+        path: &Path,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        seq_len: usize,
+    ) -> Result<Dataset, DataError> {
         if seq_len == 0 {
             return Err(DataError::NotPositive { name: "the sequence length", value: 0 });
         }
@@ -126,7 +140,8 @@ impl Dataset {
             return Err(DataError::NotAFile { path: path.into() });
         }
         let source = if holds_rows(path) {
-            Source::Rows(RowFile::open(path)?)
+            let chat = template.map(|template| ChatEncoder::new(template, tokenizer)).transpose()?;
+            Source::Rows(RowFile::open_chat(path, chat, seq_len + 1)?)
         } else {
             Source::Text(TextFile::open(path, tokenizer, seq_len + 1)?)
         };
@@ -162,6 +177,11 @@ impl Dataset {
         };
         self.drawn.count(&example, line);
         Ok(example)
+    }
+
+    /// Whether rows of it are conversations.
+    pub fn has_chat(&self) -> bool {
+        matches!(&self.source, Source::Rows(rows) if rows.has_chat())
     }
 
     /// What was cut off or left without a target among the examples drawn so far.

@@ -30,13 +30,14 @@ pub(super) fn split_heads(
     f.b.reshape(x, &[batch.rows, batch.length, heads, d])
 }
 
-/// Causal attention of q [B, T, H, D] over k, v [B, T, G, D]: [B T, H D].
+/// Causal attention of q [B, T, H, D] over k, v [B, T, G, D] and what is cached of earlier positions: [B T, H D].
 pub(super) fn causal_attention(
     f: &mut Forward<'_>,
     batch: &BatchInputs,
     sizes: AttentionSizes,
     [q, k, v]: [ValueId; 3],
 ) -> ValueId {
+    let [k, v] = f.seen(batch, [k, v]);
     let attrs = Attrs::none().float("scale", sizes.scale).int("window", sizes.window.unwrap_or(0));
     let results = f.b.push(Op::Attention, &[q, k, v, batch.start, batch.valid], attrs);
     f.b.reshape(results[0], &[batch.count(), sizes.heads * sizes.head_channels])

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use finetune_plugin_api::program::{Attrs, Builder, DType, Op, TensorType, ValueId};
 
-use super::{Architecture, ModelError};
+use super::{Architecture, ModelError, cache};
 use crate::adapters::Lora;
 use crate::precision::Precision;
 
@@ -21,6 +21,10 @@ pub mod input {
     pub const POSITIONS: &str = "positions";
     /// How many positions of a row are real, `u32[B]`.
     pub const VALID: &str = "valid";
+    /// With a cache: where the first position of a row stands in it, `u32[B]`.
+    pub const START: &str = "start";
+    /// With a cache: which of the B T positions the logits are asked of, `u32[B]`.
+    pub const LAST: &str = "last";
     /// With dropout: the example in each row, `u32[B]`.
     pub const EXAMPLE: &str = "example";
     /// With dropout: the run's seed, low word first, `u32[2]`.
@@ -55,12 +59,23 @@ pub struct BatchInputs {
     pub positions: ValueId,
     /// Where the first query of a row stands among its keys, `u32[B]`.
     pub start: ValueId,
-    /// How many positions of a row are real, `u32[B]`.
+    /// How many positions of a row are real, those in the cache included, `u32[B]`.
     pub valid: ValueId,
     /// Rows.
     pub rows: usize,
     /// Positions in a row.
     pub length: usize,
+    /// Where keys and values of earlier positions are kept, if they are.
+    pub cache: Option<CacheInputs>,
+}
+
+/// A cache of keys and values as a forward pass finds it.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheInputs {
+    /// Positions that it has room for.
+    pub capacity: usize,
+    /// Where the new keys and values go, `u32[]`: the same for every row.
+    pub at: ValueId,
 }
 
 impl BatchInputs {
@@ -82,6 +97,7 @@ pub struct Forward<'a> {
     trained: Vec<(String, ValueId)>,
     linears: BTreeMap<String, (usize, super::LinearSpec)>,
     dropout: Option<DropoutKeys>,
+    cached: usize,
 }
 
 /// What random bits are drawn by: seed, step, and example and position of each of the B T rows.
@@ -119,7 +135,7 @@ pub fn loss_program(
     let positions = f.b.input(input::POSITIONS, grid);
     let valid = f.b.input(input::VALID, TensorType::new(DType::U32, &[rows]));
     let start = f.b.full(0.0, &TensorType::new(DType::U32, &[rows]));
-    let batch = BatchInputs { tokens, positions, start, valid, rows, length };
+    let batch = BatchInputs { tokens, positions, start, valid, rows, length, cache: None };
     if options.dropout && options.lora.is_some_and(|lora| lora.dropout > 0.0) {
         f.dropout = Some(f.dropout_keys(&batch));
     }
@@ -135,7 +151,7 @@ pub fn loss_program(
 }
 
 impl<'a> Forward<'a> {
-    fn new(model: &dyn Architecture, options: &'a ForwardOptions<'a>) -> Forward<'a> {
+    pub(super) fn new(model: &dyn Architecture, options: &'a ForwardOptions<'a>) -> Forward<'a> {
         let mut shapes: BTreeMap<_, _> =
             model.tensors().into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
         let computed = model.computed();
@@ -150,6 +166,7 @@ impl<'a> Forward<'a> {
             trained: Vec::new(),
             linears: linears.map(|(site, linear)| (linear.path.clone(), (site, linear))).collect(),
             dropout: None,
+            cached: 0,
         }
     }
 
@@ -276,7 +293,27 @@ impl<'a> Forward<'a> {
         results[0]
     }
 
-    fn head_logits(&mut self, head: &super::Head, hidden: ValueId) -> ValueId {
+    /// The keys and values that the next attention of the model sees: its own, [B, T, G, D], written into its cache,
+    /// or just these if there is none.
+    pub(super) fn seen(&mut self, batch: &BatchInputs, own: [ValueId; 2]) -> [ValueId; 2] {
+        let Some(cache) = batch.cache else { return own };
+        let number = self.cached;
+        self.cached += 1;
+        let mut part = 0;
+        own.map(|new| {
+            let name = cache::name(cache.capacity, number, part);
+            part += 1;
+            let [rows, _, groups, channels] = self.b.dims(new);
+            let ty = TensorType::new(self.b.dtype(new), &[rows, cache.capacity, groups, channels]);
+            let old = self.b.state(&name, ty);
+            let all = self.b.apply(Op::UpdateSlice, &[old, new, cache.at], Attrs::none().int("axis", 1));
+            self.b.update(old, all);
+            all
+        })
+    }
+
+    /// The logits of hidden states [N, channels]: [N, vocabulary].
+    pub(super) fn head_logits(&mut self, head: &super::Head, hidden: ValueId) -> ValueId {
         let weight = self.operand(&head.weight);
         let logits = self.b.matmul(hidden, weight, false, true);
         let found = self.options.lora.and_then(|lora| lora.module(&head.path));

@@ -4,6 +4,7 @@
 //! writes its forward pass with a [`Forward`], which takes care of weights, adapters and precision.
 
 mod blocks;
+mod cache;
 mod config;
 mod decoder;
 mod forward;
@@ -15,8 +16,9 @@ mod rope;
 
 use finetune_plugin_api::program::ValueId;
 
+pub use cache::{Extension, LOGITS, extend_program, grow_program};
 pub use config::Config;
-pub use forward::{BatchInputs, Forward, ForwardOptions, LossProgram, input, loss_program};
+pub use forward::{BatchInputs, CacheInputs, Forward, ForwardOptions, LossProgram, input, loss_program};
 pub use init::{Init, fill};
 
 /// What is wrong with a model's config, or asked of a model that it has not.

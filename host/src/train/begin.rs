@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use finetune_plugin_api::program::{DType, TensorType};
 
-use crate::data::{Dataset, EvalBatches, Fingerprint, Loader, LoaderOptions, Tokenizer};
+use crate::data::{ChatTemplate, EvalBatches, Fingerprint, Loader, LoaderOptions, Tokenizer};
 use crate::optim::{AdamW, Schedule, state};
 
 use super::checkpoint::{self, State};
 use super::config::{Length, Method, RunConfig};
 use super::error::TrainError;
+use super::eval::Chat;
 use super::event::{Event, Observer};
 use super::folder::RunFolder;
 use super::plan::{Lengths, planned_peak};
@@ -34,7 +35,8 @@ impl<'a> Run<'a> {
             Method::Lora => Some(AdapterSource::new(&source, &config.model, lora_settings(config))?),
         };
         let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
-        let open = |path: &Path| Dataset::open(path, &tokenizer, config.seq_len);
+        let mut chat = Chat::new(config.chat_template.as_deref(), &config.model)?;
+        let mut open = |path: &Path| chat.open(path, &tokenizer, config.seq_len);
         let loader = Loader::new(Arc::new(open(&config.data)?), loader_options(config))?;
         let valid = config.valid.as_deref().map(open).transpose()?;
         let steps = match config.length {
@@ -55,6 +57,9 @@ impl<'a> Run<'a> {
             true => RunFolder::resume(&config.out, &request.settings)?,
             false => RunFolder::create(&config.out, &request.settings)?,
         };
+        // Rows without conversations do not depend on it.
+        let fingerprint =
+            chat.template.as_ref().filter(|_| loader.dataset().has_chat()).map(ChatTemplate::fingerprint);
         let mut run = Run {
             config,
             folder,
@@ -69,7 +74,7 @@ impl<'a> Run<'a> {
             in_flight: None,
             saved: None,
             notes: Vec::new(),
-            data: Fingerprint::of(&config.data)?,
+            data: Fingerprint { template: fingerprint, ..Fingerprint::of(&config.data)? },
             model: checkpoint::fingerprints(&session)?,
             session,
             observer,
@@ -127,8 +132,12 @@ impl<'a> Run<'a> {
         let examples = seen.examples;
         if seen.truncated > 0 {
             self.notes.push(format!(
-                "{} of the first {examples} examples are longer than --seq-len {seq_len} and are cut there",
-                seen.truncated
+                "{} of the first {examples} examples are longer than --seq-len {seq_len} and are cut there{}",
+                seen.truncated,
+                match self.loader.dataset().has_chat() {
+                    true => ", conversations after the last of the assistant's turns that fits",
+                    false => "",
+                }
             ));
         }
         if seen.without_targets > 0 {
@@ -171,7 +180,7 @@ impl<'a> Run<'a> {
         if state.data != self.data {
             return Err(TrainError::folder(
                 &self.config.data,
-                "the data is not what the run was begun with, so it cannot be resumed as the same run; bring the \
+                "the data, or the chat template that makes text of it, is not what the run was begun with, so it cannot be resumed as the same run; bring the \
                  file back, or begin a new run from the last checkpoint",
             ));
         }

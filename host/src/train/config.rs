@@ -29,6 +29,10 @@ pub mod heading {
     pub const ADAPTER: &str = "Adapter";
     /// How it is trained.
     pub const TRAINING: &str = "Training";
+    /// What is generated.
+    pub const TEXT: &str = "Text";
+    /// How tokens are chosen.
+    pub const SAMPLING: &str = "Sampling";
     /// Where and with what record.
     pub const RUNNING: &str = "Running";
 }
@@ -63,7 +67,7 @@ pub struct Settings {
     #[arg(long, value_name = "DIR|config.json", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
-    /// Training data: JSONL rows {"text"} or {"prompt","completion"}, or plain text
+    /// Training data: JSONL rows {"text"}, {"prompt","completion"} or {"messages"}, or plain text
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
@@ -71,6 +75,10 @@ pub struct Settings {
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid: Option<PathBuf>,
+    /// Chat template (jinja) for {"messages"} rows, in place of the model's own
+    #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
     /// Train all of the model, or LoRA adapters beside it [default: lora]
     #[arg(long, help_heading = heading::ADAPTER)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,6 +204,8 @@ pub struct RunConfig {
     pub data: PathBuf,
     /// Held-out data.
     pub valid: Option<PathBuf>,
+    /// A chat template in place of the model's own.
+    pub chat_template: Option<PathBuf>,
     /// The run folder.
     pub out: PathBuf,
     /// What is trained.

@@ -1,8 +1,8 @@
 //! The loss of a model on data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::data::{Dataset, EvalBatches, Tokenizer};
+use crate::data::{ChatTemplate, DataError, Dataset, EvalBatches, Tokenizer};
 
 use super::config::PrecisionChoice;
 use super::error::TrainError;
@@ -18,6 +18,8 @@ pub struct EvalRequest {
     pub adapter: Option<PathBuf>,
     /// The data.
     pub data: PathBuf,
+    /// A chat template in place of the model's own.
+    pub chat_template: Option<PathBuf>,
     /// Positions of an example; longer ones are cut.
     pub seq_len: usize,
     /// Examples computed at once.
@@ -55,12 +57,45 @@ pub fn evaluate(
         observer.event(&Event::Warning { message: message.into() });
     }
     let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
-    let data = Dataset::open(&request.data, &tokenizer, request.seq_len)?;
+    let mut chat = Chat::new(request.chat_template.as_deref(), &request.model)?;
+    let data = chat.open(&request.data, &tokenizer, request.seq_len)?;
     let mut session = Session::new(backend, source, adapter, precision, false)?;
     session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
     let mut progress = |done, total| observer.progress("evaluating", done, total);
     let (loss, tokens) = mean_loss(&mut session, &data, request.batch, &mut progress)?;
     Ok(EvalSummary { loss, tokens })
+}
+
+/// What renders rows that are conversations. A model's template that cannot be used matters only to such rows.
+pub(super) struct Chat {
+    pub template: Option<ChatTemplate>,
+    problem: Option<DataError>,
+}
+
+impl Chat {
+    /// The chat template that was given, else the model's, if it has one.
+    pub fn new(given: Option<&Path>, model: &Path) -> Result<Chat, TrainError> {
+        let template = match given {
+            Some(file) => Ok(Some(ChatTemplate::from_file(file, model)?)),
+            None => ChatTemplate::from_model(model),
+        };
+        Ok(match template {
+            Ok(template) => Chat { template, problem: None },
+            Err(problem) => Chat { template: None, problem: Some(problem) },
+        })
+    }
+
+    pub fn open(
+        &mut self,
+        path: &Path,
+        tokenizer: &Tokenizer,
+        seq_len: usize,
+    ) -> Result<Dataset, TrainError> {
+        Dataset::open_chat(path, tokenizer, self.template.as_ref(), seq_len).map_err(|error| {
+            let problem = self.problem.take_if(|_| matches!(error, DataError::NoChatTemplate { .. }));
+            problem.unwrap_or(error).into()
+        })
+    }
 }
 
 /// Loss a target token over all of the data, and the number of target tokens.

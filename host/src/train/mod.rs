@@ -11,11 +11,11 @@ mod eval;
 mod event;
 pub mod export;
 mod folder;
-mod plan;
+pub(crate) mod plan;
 mod programs;
 mod run;
-mod session;
-mod source;
+pub(crate) mod session;
+pub(crate) mod source;
 mod steps;
 mod stop;
 

@@ -63,7 +63,7 @@ pub(super) fn planned_peak(
 }
 
 /// What the device says of its planning; a device that says nothing is planned for as the simplest kind.
-fn options(session: &Session) -> Result<PlanOptions, TrainError> {
+pub(crate) fn options(session: &Session) -> Result<PlanOptions, TrainError> {
     match session.backend.device.properties()?.get("plan") {
         None => Ok(PlanOptions::default()),
         Some(plan) => serde_json::from_value(plan.clone()).map_err(|error| {

@@ -6,7 +6,6 @@ use crate::autodiff;
 use crate::data::Batch;
 use crate::models::input;
 use crate::optim::{AdamW, accumulate, apply_program};
-use crate::transform;
 
 use super::error::TrainError;
 use super::session::{Purpose, Session};
@@ -31,10 +30,6 @@ impl Session {
     /// The optimizer's step.
     pub fn apply_program(&self, adamw: &AdamW) -> Result<Program, TrainError> {
         self.lowered(apply_program(self.trained(), adamw)?)
-    }
-
-    fn lowered(&self, program: Program) -> Result<Program, TrainError> {
-        Ok(transform::for_device(&program, &self.backend.device.ops()?)?)
     }
 
     /// Adds a micro-batch's loss and gradients to the state.

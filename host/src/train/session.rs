@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use finetune_plugin_api::program::{Arg, DType, Program, Role, TensorType};
 
-use crate::models::{ForwardOptions, LossProgram, loss_program};
+use crate::models::{
+    Architecture, Extension, ForwardOptions, LossProgram, ModelError, extend_program, loss_program,
+};
 use crate::optim::Trainable;
 use crate::plugins::{Buffer, Compiled, Device};
 use crate::precision::Precision;
+use crate::transform;
 use crate::weights::{TensorView, WeightDType};
 
 use super::config::PrecisionChoice;
@@ -91,6 +94,18 @@ pub enum Purpose {
     },
     /// The optimizer's step.
     Apply,
+    /// Positions appended to a cache, and logits.
+    Extend {
+        /// Positions.
+        length: usize,
+        /// Positions that the cache has room for.
+        capacity: usize,
+    },
+    /// A cache copied to a larger one.
+    Grow {
+        /// Positions that the smaller one has room for.
+        from: usize,
+    },
 }
 
 struct Entry {
@@ -143,6 +158,24 @@ impl Session {
 
     /// The forward program with the summed loss, open for gradients.
     pub fn forward(&self, rows: usize, length: usize, training: bool) -> Result<LossProgram, TrainError> {
+        self.with_options(rows, length, training, loss_program)
+    }
+
+    /// The program that appends positions to a cache and gives logits, as the device takes it.
+    pub fn extension(&self, length: usize, capacity: usize) -> Result<Extension, TrainError> {
+        let mut extension =
+            self.with_options(1, length, false, |model, options| extend_program(model, options, capacity))?;
+        extension.program = self.lowered(extension.program)?;
+        Ok(extension)
+    }
+
+    fn with_options<T>(
+        &self,
+        rows: usize,
+        length: usize,
+        training: bool,
+        write: impl FnOnce(&dyn Architecture, &ForwardOptions<'_>) -> Result<T, ModelError>,
+    ) -> Result<T, TrainError> {
         let options = ForwardOptions {
             rows,
             length,
@@ -152,7 +185,12 @@ impl Session {
             dropout: training,
             stored: &|name| self.source.stored(name),
         };
-        Ok(loss_program(self.source.architecture.as_ref(), &options)?)
+        Ok(write(self.source.architecture.as_ref(), &options)?)
+    }
+
+    /// A program as the device takes it.
+    pub fn lowered(&self, program: Program) -> Result<Program, TrainError> {
+        Ok(transform::for_device(&program, &self.backend.device.ops()?)?)
     }
 
     /// Brings every tensor that the model reads to the device.
@@ -207,6 +245,16 @@ impl Session {
             self.backend.device.upload(buffer, offset, &zeros[..zeros.len().min(bytes - offset)])?;
         }
         Ok(())
+    }
+
+    /// Frees a tensor.
+    pub fn free(&mut self, name: &str) {
+        self.tensors.remove(name);
+    }
+
+    /// Releases the compiled programs of some purposes.
+    pub fn release(&mut self, unwanted: impl Fn(&Purpose) -> bool) {
+        self.programs.retain(|entry| !unwanted(&entry.purpose));
     }
 
     /// The buffer of a tensor.
@@ -295,6 +343,17 @@ impl Session {
         self.outputs(purpose, set)
     }
 
+    /// Runs the program of a purpose with the given inputs; gives the buffers of its outputs, which it may still be
+    /// writing: reading them waits.
+    pub fn execute(
+        &mut self,
+        purpose: &Purpose,
+        inputs: &[(&str, &[u8])],
+    ) -> Result<&[(String, Buffer)], TrainError> {
+        let set = self.submit(purpose, inputs)?;
+        self.buffers(purpose, set)
+    }
+
     /// Begins what [`Session::run`] does, without waiting for it where the device does not; returns the set that the
     /// outputs will be in until the run after the next.
     pub fn submit(&mut self, purpose: &Purpose, inputs: &[(&str, &[u8])]) -> Result<usize, TrainError> {
@@ -328,15 +387,18 @@ impl Session {
 
     /// Waits for the outputs of a run, each a single f32.
     pub fn outputs(&self, purpose: &Purpose, set: usize) -> Result<BTreeMap<String, f32>, TrainError> {
-        let entry = self.programs.iter().find(|entry| entry.purpose == *purpose);
-        let entry = entry.ok_or_else(|| not_compiled(purpose))?;
         let mut values = BTreeMap::new();
-        for (name, buffer) in &entry.outputs[set] {
+        for (name, buffer) in self.buffers(purpose, set)? {
             let mut bytes = [0u8; 4];
-            self.backend.device.download(buffer, 0, &mut bytes)?;
+            buffer.device().download(buffer, 0, &mut bytes)?;
             values.insert(name.clone(), f32::from_le_bytes(bytes));
         }
         Ok(values)
+    }
+
+    fn buffers(&self, purpose: &Purpose, set: usize) -> Result<&[(String, Buffer)], TrainError> {
+        let entry = self.programs.iter().find(|entry| entry.purpose == *purpose);
+        Ok(&entry.ok_or_else(|| not_compiled(purpose))?.outputs[set])
     }
 }
 

@@ -2,8 +2,9 @@
 
 mod lines;
 mod parse;
+mod texts;
 
-use super::{DataError, Example, tokenizer::Tokenizer};
+use super::{ChatEncoder, DataError, Example, tokenizer::Tokenizer};
 use lines::{LineReader, Position, Read};
 use parse::{Fault, Row};
 use std::{
@@ -12,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
+pub(super) use texts::RowTexts;
 
 /// A line longer than this is refused rather than read into memory.
 const LONGEST_LINE: u64 = 256 << 20;
@@ -19,6 +21,8 @@ const LONGEST_LINE: u64 = 256 << 20;
 const ROWS_A_MARK: u64 = 32;
 const BYTES_A_MARK: u64 = 256 << 10;
 const READ_BUFFER: usize = 64 << 10;
+/// Conversations that are rendered on opening, to know of a template that does not fit the data before a run.
+const RENDERED_ON_OPENING: u32 = 16;
 
 /// An indexed JSONL file. Memory is 24 bytes for every 32 rows or 256 KiB, whatever the rows hold.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub(super) struct RowFile {
     marks: Vec<Mark>,
     reader: Mutex<Reader>,
     longest_line: u64,
+    chat: Option<ChatEncoder>,
+    has_chat: bool,
 }
 
 /// Where a row begins (or the blank lines before it).
@@ -47,20 +53,46 @@ struct Reader {
 
 impl RowFile {
     /// Reads the file once from end to end, checks that every row parses, and marks offsets.
+    #[cfg(test)]
     pub fn open(path: &Path) -> Result<RowFile, DataError> {
-        Self::open_with(path, LONGEST_LINE)
+        Self::open_with(path, LONGEST_LINE, None, 2)
     }
 
-    fn open_with(path: &Path, longest_line: u64) -> Result<RowFile, DataError> {
+    /// The same, with what conversations are encoded by; `limit` is in tokens.
+    pub fn open_chat(path: &Path, chat: Option<ChatEncoder>, limit: usize) -> Result<RowFile, DataError> {
+        Self::open_with(path, LONGEST_LINE, chat, limit)
+    }
+
+    fn open_with(
+        path: &Path,
+        longest_line: u64,
+        chat: Option<ChatEncoder>,
+        limit: usize,
+    ) -> Result<RowFile, DataError> {
         let open = |source| DataError::Io { action: "open", path: path.into(), source };
         let file = File::open(path).map_err(open)?;
         let mut marks: Vec<Mark> = vec![];
         let mut rows = 0;
+        let mut conversations = 0u32;
         let mut lines = LineReader::new(BufReader::with_capacity(READ_BUFFER, &file), longest_line);
         loop {
             let at = lines.position();
             let Some(line) = next_row(path, &mut lines, longest_line)? else { break };
-            parse::parse(line.bytes).map_err(|fault| refuse(path, line.number, fault))?;
+            let row = parse::parse(line.bytes).map_err(|fault| refuse(path, line.number, fault))?;
+            if let Row::Chat(conversation) = row {
+                let Some(chat) = &chat else {
+                    return Err(DataError::NoChatTemplate { path: path.into(), line: line.number });
+                };
+                if conversations < RENDERED_ON_OPENING {
+                    let bad = |problem| DataError::BadConversation {
+                        path: path.into(),
+                        line: line.number,
+                        problem,
+                    };
+                    chat.example(&conversation, limit).map_err(bad)?;
+                }
+                conversations = conversations.saturating_add(1);
+            }
             let due = marks.last().is_none_or(|mark| {
                 rows - mark.row >= ROWS_A_MARK || at.offset - mark.at.offset >= BYTES_A_MARK
             });
@@ -74,11 +106,23 @@ impl RowFile {
         };
         marks.shrink_to_fit();
         let reader = Mutex::new(Reader { file, next });
-        Ok(RowFile { path: path.into(), rows, marks, reader, longest_line })
+        Ok(RowFile {
+            path: path.into(),
+            rows,
+            marks,
+            reader,
+            longest_line,
+            chat,
+            has_chat: conversations > 0,
+        })
     }
 
     pub fn len(&self) -> u64 {
         self.rows
+    }
+
+    pub fn has_chat(&self) -> bool {
+        self.has_chat
     }
 
     /// The tokens of row `index`, at most `limit`, and the row's line in the file.
@@ -94,6 +138,13 @@ impl RowFile {
         let encoded = match &row {
             Row::Text(text) => tokenizer.text_example(text, limit + 1).map(|tokens| (tokens, 1)),
             Row::Pair { prompt, completion } => tokenizer.pair_example(prompt, completion, limit + 1),
+            Row::Chat(conversation) => {
+                let Some(chat) = &self.chat else {
+                    return Err(DataError::NoChatTemplate { path: self.path.clone(), line });
+                };
+                let bad = |problem| DataError::BadConversation { path: self.path.clone(), line, problem };
+                return Ok((chat.example(conversation, limit).map_err(bad)?, line));
+            }
         };
         let (tokens, first_target) =
             encoded.map_err(|reason| DataError::EncodeRow { path: self.path.clone(), line, reason })?;
@@ -158,7 +209,6 @@ fn refuse(path: &Path, line: u64, fault: Fault) -> DataError {
     let path = path.into();
     match fault {
         Fault::Array => DataError::JsonArray { path, line },
-        Fault::Chat => DataError::ChatRow { path, line },
         Fault::Other(problem) => DataError::BadRow { path, line, problem },
     }
 }

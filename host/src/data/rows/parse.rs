@@ -1,23 +1,25 @@
 //! One line of a JSONL file.
 
+use super::super::Conversation;
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::Value;
 use std::{borrow::Cow, fmt};
 
 /// A row as it stands in the file; its strings are borrowed from the line where JSON allows.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Row<'a> {
     Text(Cow<'a, str>),
     Pair { prompt: Cow<'a, str>, completion: Cow<'a, str> },
+    Chat(Conversation),
 }
 
 /// Why a line is not a row.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     Array,
-    Chat,
     Other(String),
 }
 
@@ -53,7 +55,9 @@ struct Fields<'a> {
     text: Option<Field<'a>>,
     prompt: Option<Field<'a>>,
     completion: Option<Field<'a>>,
-    messages: bool,
+    messages: Option<Value>,
+    conversations: Option<Value>,
+    tools: Option<Value>,
 }
 
 impl<'a> Fields<'a> {
@@ -68,8 +72,17 @@ impl<'a> Fields<'a> {
             (Some(_), _, _) => other("the row has both \"text\" and \"prompt\" or \"completion\""),
             (None, Some(_), None) => other("the row has a \"prompt\" but no \"completion\""),
             (None, None, Some(_)) => other("the row has a \"completion\" but no \"prompt\""),
-            (None, None, None) if self.messages => Err(Fault::Chat),
-            (None, None, None) => other("the row has neither \"text\" nor \"prompt\" and \"completion\""),
+            (None, None, None) => match (self.messages, self.conversations) {
+                (Some(messages), _) => {
+                    Conversation::from_row(messages, self.tools).map(Row::Chat).map_err(Fault::Other)
+                }
+                (None, Some(turns)) => {
+                    Conversation::from_sharegpt(turns, self.tools).map(Row::Chat).map_err(Fault::Other)
+                }
+                (None, None) => {
+                    other("the row has neither \"text\" nor \"prompt\" and \"completion\" nor \"messages\"")
+                }
+            },
         }
     }
 }
@@ -95,6 +108,8 @@ enum Key {
     Prompt,
     Completion,
     Messages,
+    Conversations,
+    Tools,
     #[serde(other)]
     Other,
 }
@@ -121,9 +136,15 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 Key::Text => ("text", &mut fields.text),
                 Key::Prompt => ("prompt", &mut fields.prompt),
                 Key::Completion => ("completion", &mut fields.completion),
-                Key::Messages => {
-                    fields.messages = true;
-                    map.next_value::<IgnoredAny>()?;
+                Key::Messages | Key::Conversations | Key::Tools => {
+                    let (name, field) = match key {
+                        Key::Messages => ("messages", &mut fields.messages),
+                        Key::Conversations => ("conversations", &mut fields.conversations),
+                        _ => ("tools", &mut fields.tools),
+                    };
+                    if field.replace(map.next_value()?).is_some() {
+                        return Err(de::Error::custom(format!("the row has \"{name}\" twice")));
+                    }
                     continue;
                 }
                 Key::Other => {
@@ -214,7 +235,10 @@ mod tests {
 
     #[test]
     fn every_fault_says_what_is_wrong() {
-        assert_eq!(problem("{}"), r#"the row has neither "text" nor "prompt" and "completion""#);
+        assert_eq!(
+            problem("{}"),
+            r#"the row has neither "text" nor "prompt" and "completion" nor "messages""#
+        );
         assert!(problem(r#"{"text":"a","prompt":"b","completion":"c"}"#).contains("both"));
         assert!(problem(r#"{"text":"a","completion":"c"}"#).contains("both"));
         assert!(problem(r#"{"prompt":"b"}"#).contains("no \"completion\""));
@@ -242,6 +266,13 @@ mod tests {
             Err(Fault::Other("byte 11 of the line is not UTF-8".into()))
         );
         assert_eq!(parse(b" [1]"), Err(Fault::Array));
-        assert_eq!(parse(br#"{"messages":[]}"#), Err(Fault::Chat));
+        assert_eq!(problem(r#"{"messages":[]}"#), r#""messages" is empty"#);
+        assert_eq!(problem(r#"{"messages":[1]}"#), "message 1: it is not an object");
+        assert_eq!(problem(r#"{"messages":[{"content":"a"}]}"#), r#"message 1: it has no "role""#);
+        assert!(
+            problem(r#"{"messages":[{"role":"user","content":1}]}"#).contains("neither a string nor a list")
+        );
+        assert!(problem(r#"{"messages":[{"role":"user"}],"tools":3}"#).contains("not a list of objects"));
+        assert!(problem(r#"{"conversations":[{"from":"moon","value":"a"}]}"#).contains("moon"));
     }
 }

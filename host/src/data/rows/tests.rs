@@ -56,7 +56,8 @@ fn errors_name_the_file_and_the_line() {
         ("{\"text\": 1}", "\"text\" is a number"),
         ("nonsense", "not a JSON object"),
         ("{\"text\": \"a\"", "bad JSON at column 12"),
-        ("{\"messages\": []}", "chat rows"),
+        ("{\"messages\": []}", "\"messages\" is empty"),
+        ("{\"messages\": [{\"role\": \"user\"}]}", "--chat-template"),
         ("[{\"text\": \"a\"}]", "JSON array"),
         ("{\"prompt\": \"a\"}", "no \"completion\""),
     ] {
@@ -79,9 +80,9 @@ fn a_file_without_rows_is_an_error() {
 fn a_line_over_the_limit_is_refused_by_its_number() {
     let (_dir, path) =
         file("rows.jsonl", format!("{{\"text\":\"a\"}}\n{{\"text\":\"{}\"}}\n", "x".repeat(100)));
-    let error = RowFile::open_with(&path, 50).unwrap_err().to_string();
+    let error = RowFile::open_with(&path, 50, None, 2).unwrap_err().to_string();
     assert!(error.contains("line 2") && error.contains("longer than 50 bytes"), "{error}");
-    assert_eq!(RowFile::open_with(&path, 111).unwrap().len(), 2);
+    assert_eq!(RowFile::open_with(&path, 111, None, 2).unwrap().len(), 2);
 }
 
 #[test]

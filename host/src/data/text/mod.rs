@@ -1,9 +1,11 @@
 //! Plain text files: windows of tokens read on demand.
 
+mod blocks;
 mod pieces;
 mod source;
 
 use super::{DataError, Example, tokenizer::Tokenizer};
+pub(super) use blocks::TextBlocks;
 use pieces::{Cutting, Encoder, PieceIndex};
 use source::TextSource;
 use std::{

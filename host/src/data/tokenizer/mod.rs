@@ -2,6 +2,7 @@
 
 mod folder;
 mod guard;
+mod train;
 
 use super::{DataError, cut};
 use guard::guarded;
@@ -10,6 +11,7 @@ use tokenizers::{
     Encoding, ModelWrapper, PaddingParams, PostProcessor, PostProcessorWrapper, Token as RawToken,
     TruncationParams,
 };
+pub use train::NewTokenizer;
 
 /// A text longer than this is encoded only as far as an example needs.
 const LONG_TEXT: usize = 64 << 10;
@@ -88,6 +90,15 @@ impl Tokenizer {
         self.text_example(text, limit).map_err(|reason| DataError::Encode { reason })
     }
 
+    /// The tokens of a text that is to be gone on with: what the tokenizer's template begins every text with, if
+    /// `template`, then the text, and no end.
+    pub fn encode_prompt(&self, text: &str, template: bool) -> Result<Vec<u32>, DataError> {
+        let encoding =
+            guarded(|| self.0.raw.encode_fast(text, false)).map_err(|reason| DataError::Encode { reason })?;
+        let prefix = if template { self.prefix() } else { &[] };
+        Ok(prefix.iter().chain(encoding.get_ids()).copied().collect())
+    }
+
     /// The text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
         guarded(|| self.0.raw.decode(ids, true)).map_err(|reason| DataError::Encode { reason })
@@ -130,6 +141,18 @@ impl Tokenizer {
         let places = encoding.get_offsets().iter();
         let ids = encoding.get_ids().iter();
         Ok(ids.zip(places).map(|(&id, &(start, end))| Token { id, start, end }).collect())
+    }
+
+    /// The first tokens of a text that has its special tokens in it, at least `limit` or all: nothing is added.
+    pub(super) fn plain_tokens(&self, text: &str, limit: usize) -> Result<Vec<Token>, String> {
+        if text.len() <= LONG_TEXT { self.tokens(text) } else { self.head(text, limit) }
+    }
+
+    /// The texts of special tokens, none empty.
+    pub(super) fn special_texts(&self) -> Vec<String> {
+        let added = self.0.raw.get_added_tokens_decoder();
+        let special = added.into_values().filter(|token| token.special && !token.content.is_empty());
+        special.map(|token| token.content).collect()
     }
 
     /// What stands before every encoding.

@@ -74,6 +74,7 @@ impl Settings {
             model: set(s.model, "model")?,
             data: set(s.data, "data")?,
             valid: s.valid,
+            chat_template: s.chat_template,
             out,
             method: set(s.method, "method")?,
             rank: s.rank,

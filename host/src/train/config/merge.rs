@@ -23,6 +23,7 @@ impl Settings {
             model: self.model.or(under.model),
             data: self.data.or(under.data),
             valid: self.valid.or(under.valid),
+            chat_template: self.chat_template.or(under.chat_template),
             method: self.method.or(under.method),
             rank: self.rank.or(under.rank),
             alpha: self.alpha.or(under.alpha),
@@ -79,7 +80,8 @@ impl Settings {
     /// # Errors
     /// [`ConfigError::WorkingDirectory`].
     pub fn absolute(mut self) -> Result<Settings, ConfigError> {
-        let named = [&mut self.model, &mut self.data, &mut self.valid, &mut self.adapter];
+        let named =
+            [&mut self.model, &mut self.data, &mut self.valid, &mut self.chat_template, &mut self.adapter];
         for path in named.into_iter().flatten().chain(&mut self.plugins) {
             *path = absolute(path)?;
         }

@@ -19,7 +19,7 @@ fn resolve_error(text: &str) -> String {
 }
 
 /// Every setting, each with a value that is not its default.
-const EVERY: &str = "model = \"m\"\ndata = \"d\"\nvalid = \"v\"\nmethod = \"lora\"\nrank = 4\nalpha = 32.5\n\
+const EVERY: &str = "model = \"m\"\ndata = \"d\"\nvalid = \"v\"\nchat-template = \"t\"\nmethod = \"lora\"\nrank = 4\nalpha = 32.5\n\
     targets = \"attention\"\ndropout = 0.1\nadapter = \"a\"\nbatch = 16\nmicro-batch = 2\nseq-len = 64\n\
     steps = 7\nlr = 0.003\nschedule = \"cosine\"\nwarmup = 5\nweight-decay = 0.01\nbeta1 = 0.8\nbeta2 = 0.99\n\
     eps = 0.0000001\nclip = 0.5\nseed = 9\nno-shuffle = true\nprecision = \"bf16\"\nbackend = \"cpu:0\"\n\

@@ -7,6 +7,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::quant::Quantized;
+use super::thin;
 use crate::storage::{Dst, Src};
 
 /// The largest tiles of a converted operand or result: rows of a, columns of b, and the summed dimension.
@@ -93,6 +94,11 @@ pub struct Target<'a> {
 /// target [M, N] = a [M, K] b [K, N], rounded once.
 pub fn multiply(target: &Target, a: &Matrix, b: &Matrix, work: &mut [f32], threads: bool) {
     let ([m, k], [_, n]) = (a.shape(), b.shape());
+    if let (true, Matrix::Plain(a), Matrix::Plain(b)) = (m <= thin::ROWS, a, b)
+        && thin::multiply(target, a, b, threads)
+    {
+        return;
+    }
     if target.dst.dtype == DType::F32 {
         let out = target.dst.lend_f32(target.start, m * n);
         return accumulate(out, n, a, b, false, work, threads);

@@ -16,6 +16,7 @@ mod random;
 mod reduce;
 mod rope;
 mod softmax;
+mod thin;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use finetune_host::data::{Dataset, Tokenizer};
+use finetune_host::data::{ChatTemplate, Conversation, Dataset, Tokenizer};
 use finetune_host::models::{self, Config, ForwardOptions, loss_program};
 use finetune_host::plugins::manifest;
 use finetune_host::precision::Precision;
@@ -32,6 +32,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "model-config", run: read_model_config, corpus: model_configs },
     Target { name: "tokenizer", run: read_tokenizer, corpus: tokenizers },
     Target { name: "rows", run: read_rows, corpus: rows },
+    Target { name: "chat-rows", run: read_chat_rows, corpus: chat_rows },
+    Target { name: "chat-template", run: read_chat_template, corpus: chat_templates },
     Target { name: "settings", run: read_settings, corpus: settings },
     Target { name: "library", run: read_library, corpus: libraries },
 ];
@@ -198,6 +200,48 @@ fn rows() -> Vec<Vec<u8>> {
         golden("text/train.jsonl"),
         "\u{feff}{\"text\": \"a\\u00e9\\ud83d\\ude00\"}\r\n\n{\"completion\": \"\", \"prompt\": \"\", \"id\": [1]}".into(),
     ]
+}
+
+/// Rows that are conversations; a template may fail on one when it is drawn, with an error.
+fn read_chat_rows(input: &[u8], folder: &Path) {
+    static TOKENIZER: OnceLock<(Tokenizer, ChatTemplate)> = OnceLock::new();
+    let (tokenizer, template) = TOKENIZER.get_or_init(|| {
+        let model = goldens().join("llama2/model");
+        let template = goldens().join("chat/train/unmarked.jinja");
+        let tokenizer = Tokenizer::from_folder(&model).expect("the golden tokenizer can be read");
+        (tokenizer, ChatTemplate::from_file(&template, &model).expect("the golden template can be read"))
+    });
+    let path = written(folder, "data.jsonl", input);
+    let Ok(data) = Dataset::open_chat(&path, tokenizer, Some(template), 16) else { return };
+    for index in 0..data.len() {
+        if let Ok(example) = data.example(index) {
+            assert!(example.tokens.len() <= 17 && example.inputs() <= 16, "example {index}");
+        }
+    }
+}
+
+fn chat_rows() -> Vec<Vec<u8>> {
+    let rows = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant",
+        "tool_calls": [{"function": {"name": "f", "arguments": {}}}], "weight": 0}], "tools": [{"name": "f"}]}"#;
+    let shared = r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}"#;
+    vec![golden("chat/train/train.jsonl"), rows.replace('\n', " ").into(), shared.into()]
+}
+
+fn read_chat_template(input: &[u8], _: &Path) {
+    let Ok(template) = ChatTemplate::new(&String::from_utf8_lossy(input), Default::default()) else { return };
+    let message = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let messages = vec![message("user", "a"), message("assistant", "b")];
+    // What a template refuses or does not come to the end of is an error.
+    let _ = template.render(&Conversation { messages, tools: None }, true);
+}
+
+fn chat_templates() -> Vec<Vec<u8>> {
+    let json = ["qwen3", "llama3", "smollm2", "language"].map(|name| {
+        let golden: serde_json::Value =
+            serde_json::from_slice(&golden(&format!("chat/{name}.json"))).expect("a golden is JSON");
+        golden["template"].as_str().expect("a golden has its template").into()
+    });
+    json.into_iter().chain([golden("chat/train/template.jinja")]).collect()
 }
 
 fn read_settings(input: &[u8], _: &Path) {

@@ -1,0 +1,241 @@
+//! Text from a model.
+//!
+//! A [`Reader`] has the model read tokens: a *prefill* of the prompt in pieces of at most 512, then one token at a
+//! time, each by the program that [`crate::models::extend_program`] writes for its number of positions and the
+//! capacity of the cache. The cache is state on the device and doubles when it is full. A [`Sampling`] chooses the
+//! next token from the logits, and a [`TextStream`] makes text of tokens.
+
+mod cache;
+mod error;
+mod sampler;
+mod stream;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::data::{ChatTemplate, Conversation, DataError, Tokenizer};
+use crate::train::session::Session;
+use crate::train::source::{AdapterSource, LoraSettings, Source};
+use crate::train::{Backend, Event, Observer, PrecisionChoice, StopFlag, TrainError};
+
+pub use cache::Reader;
+pub use error::GenerateError;
+pub use sampler::Sampling;
+pub use stream::TextStream;
+
+/// What to generate.
+pub struct GenerateRequest {
+    /// The model, as `eval` takes it.
+    pub model: PathBuf,
+    /// A PEFT adapter on it.
+    pub adapter: Option<PathBuf>,
+    /// The text to go on with, or what the user says.
+    pub prompt: String,
+    /// Whether the prompt is what a user says in a conversation, which the model's chat template renders.
+    pub chat: bool,
+    /// With `chat`: the system message.
+    pub system: Option<String>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// The most tokens to generate.
+    pub max_tokens: usize,
+    /// The precision.
+    pub precision: PrecisionChoice,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The model gave one of its end tokens.
+    EndToken,
+    /// There are as many tokens as were asked for.
+    MaxTokens,
+    /// The model has no more positions.
+    Positions(usize),
+    /// It was stopped, or nobody reads it.
+    Stopped,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// The tokens, without the end token.
+    pub tokens: Vec<u32>,
+    /// Why there are no more.
+    pub ending: Ending,
+    /// Seconds from the first token read to the first one chosen.
+    pub prompt_seconds: f64,
+    /// Seconds from the first token chosen on.
+    pub seconds: f64,
+}
+
+/// A model that is ready to generate.
+pub struct Generator {
+    tokenizer: Tokenizer,
+    reader: Reader,
+    prompt: Vec<u32>,
+    ends: Vec<u32>,
+    limit: Option<usize>,
+    vocabulary: usize,
+}
+
+impl Generator {
+    /// Opens everything and brings the model to the device.
+    ///
+    /// # Errors
+    /// What keeps it from being used.
+    pub fn new(
+        request: &GenerateRequest,
+        backend: Backend,
+        observer: &mut dyn Observer,
+    ) -> Result<Generator, GenerateError> {
+        let precision = backend.precision(request.precision)?;
+        let source = Source::open(&request.model, 0)?;
+        let said = LoraSettings { adapter: request.adapter.as_deref(), ..LoraSettings::default() };
+        let adapter = match request.adapter {
+            Some(_) => Some(AdapterSource::new(&source, &request.model, said)?),
+            None => None,
+        };
+        if source.folder.tensors().is_none() {
+            let message = "the model has random weights, those of seed 0; it has learned nothing";
+            observer.event(&Event::Warning { message: message.into() });
+        }
+        let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
+        let prompt = prompt(request, &tokenizer)?;
+        let vocabulary = source.architecture.vocabulary();
+        let limit = source.architecture.position_limit();
+        check_prompt(&prompt, vocabulary, limit)?;
+        let ends = end_tokens(&source, &tokenizer)?;
+        let session = Session::new(backend, source, adapter, precision, false)?;
+        let mut reader = Reader::new(session, prompt.len())?;
+        reader.load(&mut |done, total| observer.progress("loading the model", done, total))?;
+        Ok(Generator { tokenizer, reader, prompt, ends, limit, vocabulary })
+    }
+
+    /// Generates; hands text on as soon as it is settled, until `text` says that nobody reads it.
+    ///
+    /// # Errors
+    /// The device fails, the model gives no numbers, or the text cannot be handed on.
+    pub fn generate(
+        &mut self,
+        sampling: &Sampling,
+        max_tokens: usize,
+        stop: &StopFlag,
+        mut text: impl FnMut(&str) -> std::io::Result<bool>,
+    ) -> Result<Generated, GenerateError> {
+        let begun = std::time::Instant::now();
+        let mut stream = TextStream::new(&self.tokenizer, &self.prompt);
+        let mut tokens = Vec::new();
+        let mut next = self.prompt.clone();
+        let mut prompt_seconds = 0.0;
+        let ending = loop {
+            if tokens.len() >= max_tokens {
+                break Ending::MaxTokens;
+            }
+            if let Some(limit) = self.limit.filter(|limit| self.reader.len() + next.len() > *limit) {
+                break Ending::Positions(limit);
+            }
+            let Some(logits) = self.reader.read(&next, || !stop.is_set())? else { break Ending::Stopped };
+            let token = sampling.choose(&logits, tokens.len() as u64).map_err(|token| {
+                let position = self.reader.len() + 1;
+                GenerateError::Logit { value: logits[token], token, position }
+            })?;
+            if tokens.is_empty() {
+                prompt_seconds = begun.elapsed().as_secs_f64();
+            }
+            if self.ends.contains(&token) {
+                break Ending::EndToken;
+            }
+            debug_assert!((token as usize) < self.vocabulary);
+            tokens.push(token);
+            next = vec![token];
+            let new = stream.push(token)?;
+            if !new.is_empty() && !text(&new)? {
+                break Ending::Stopped;
+            }
+        };
+        let rest = stream.finish()?;
+        if !rest.is_empty() {
+            text(&rest)?;
+        }
+        let seconds = begun.elapsed().as_secs_f64() - prompt_seconds;
+        Ok(Generated { prompt_tokens: self.prompt.len(), tokens, ending, prompt_seconds, seconds })
+    }
+}
+
+/// The tokens that the model is to go on with.
+fn prompt(request: &GenerateRequest, tokenizer: &Tokenizer) -> Result<Vec<u32>, GenerateError> {
+    if !request.chat {
+        if request.system.is_some() {
+            let message = "--system says something to a chat model; give --chat with it";
+            return Err(GenerateError::Settings(message.into()));
+        }
+        return Ok(tokenizer.encode_prompt(&request.prompt, true)?);
+    }
+    let template = ChatTemplate::from_model(&request.model)?.ok_or_else(|| {
+        GenerateError::Settings(format!(
+            "the model {} has no chat template, so --chat does not know how to ask it; leave --chat out, and the model \
+             goes on with the prompt",
+            request.model.display()
+        ))
+    })?;
+    let message = |role: &str, content: &str| json!({"role": role, "content": content});
+    let system = request.system.iter().map(|system| message("system", system));
+    let messages: Vec<Value> = system.chain([message("user", &request.prompt)]).collect();
+    let text = template.render(&Conversation { messages, tools: None }, true)?;
+    // The template writes all special tokens itself.
+    Ok(tokenizer.encode_prompt(&text, false)?)
+}
+
+fn check_prompt(prompt: &[u32], vocabulary: usize, limit: Option<usize>) -> Result<(), GenerateError> {
+    let refuse = |message: String| Err(GenerateError::Settings(message));
+    if prompt.is_empty() {
+        return refuse(
+            "the prompt is empty, and the model has no token that begins a text; give a --prompt".into(),
+        );
+    }
+    if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocabulary) {
+        return refuse(format!(
+            "the prompt has the token {id}, and the model's vocabulary ends before {vocabulary}; its tokenizer does not \
+             belong to it, or the prompt has a special token that the model never learned"
+        ));
+    }
+    match limit {
+        Some(limit) if prompt.len() > limit => refuse(format!(
+            "the prompt has {} tokens, and the model has {limit} positions; shorten the prompt",
+            prompt.len()
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Every token that ends a text: of `generation_config.json`, where chat models name the end of a turn, and those of
+/// the tokenizer.
+fn end_tokens(source: &Source, tokenizer: &Tokenizer) -> Result<Vec<u32>, GenerateError> {
+    let mut ends = tokenizer.end_ids().to_vec();
+    let path = source.folder.dir().join("generation_config.json");
+    if path.is_file() {
+        let bytes = std::fs::read(&path).map_err(|source| DataError::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
+        let config: Value = serde_json::from_slice(&bytes).map_err(|error| {
+            GenerateError::Settings(format!("{}: expected a JSON object, but {error}", path.display()))
+        })?;
+        match &config["eos_token_id"] {
+            Value::Array(list) => ends.extend(list.iter().filter_map(Value::as_u64).map(|id| id as u32)),
+            one => ends.extend(one.as_u64().map(|id| id as u32)),
+        }
+    }
+    Ok(ends)
+}
+
+impl From<crate::models::ModelError> for GenerateError {
+    fn from(error: crate::models::ModelError) -> GenerateError {
+        TrainError::from(error).into()
+    }
+}
