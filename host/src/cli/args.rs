@@ -32,6 +32,10 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model's loss on data
     Eval(EvalArgs),
+    /// Write a model as a Hugging Face folder, with its adapter merged into the weights
+    Export(ExportArgs),
+    /// Draw runs: their losses and settings on one page
+    Report(ReportArgs),
     /// Generate text with a model
     Generate(GenerateArgs),
     /// Make a tokenizer for a model that begins from random weights
@@ -112,6 +116,58 @@ pub struct EvalArgs {
     /// Print the result as a JSON object
     #[arg(long, help_heading = heading::RUNNING)]
     pub json: bool,
+}
+
+/// `finetune export`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The adapter's products are computed in double precision and rounded once. What was written is read again and compared \
+with base and adapter before the folder gets its name; how far rounding moves the layers is told. Tokenizer, generation \
+config and chat template are copied. Above 5 GB the weights are split into several files with an index.")]
+pub struct ExportArgs {
+    /// Model: a Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// PEFT adapter on the model, to merge into it
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Type of the weights [default: that of the model's files]
+    #[arg(long)]
+    pub dtype: Option<ExportDType>,
+    /// Folder to write, which must not be there or be empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the result as a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A type of exported weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportDType {
+    /// 32 bits
+    F32,
+    /// 16 bits, the range of f32
+    Bf16,
+    /// 16 bits, up to 65504
+    F16,
+}
+
+/// `finetune report`.
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// Run folders, as `finetune train --out` made them; several are drawn over each other
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Page to write [default: report.html in the first run's folder]
+    #[arg(long, value_name = "FILE.html")]
+    pub out: Option<PathBuf>,
+    /// Write one picture of the losses instead, as for a README
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "out")]
+    pub picture: Option<PathBuf>,
+    /// Draw losses on a logarithmic scale
+    #[arg(long)]
+    pub log: bool,
 }
 
 /// `finetune generate`.

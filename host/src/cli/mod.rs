@@ -4,10 +4,12 @@ pub mod args;
 mod backend;
 pub mod display;
 mod eval;
+mod export;
 mod generate;
 mod interrupt;
 pub mod output;
 pub mod plugins;
+mod report;
 mod tokenizer;
 mod train;
 
@@ -36,6 +38,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Train(args) => train::run(*args, &screen),
         Command::Eval(args) => eval::run(args, &screen).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => export::run(args, &screen).map(|()| ExitCode::SUCCESS),
+        Command::Report(args) => report::run(&args, &screen).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(args, &screen),
         Command::Tokenizer(args) => tokenizer::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Plugins(args) => match args.command {

@@ -43,7 +43,7 @@ impl<'a> Run<'a> {
             Length::Steps(steps) => steps,
             Length::Epochs(_) => loader.steps().unwrap_or(u64::MAX),
         };
-        let session = Session::new(backend, source, adapter, precision, config.method == Method::Full)?;
+        let mut session = Session::new(backend, source, adapter, precision, config.method == Method::Full)?;
         let adamw = adamw(config);
         let lengths = Lengths {
             training: loader.lengths(steps)?,
@@ -51,7 +51,7 @@ impl<'a> Run<'a> {
                 .as_ref()
                 .map_or(Ok(Vec::new()), |valid| EvalBatches::lengths(valid, loader.rows()))?,
         };
-        let planned = planned_peak(&session, &adamw, loader.rows(), &lengths)?;
+        let planned = planned_peak(&mut session, &adamw, loader.rows(), &lengths)?;
         check_fits(&session, planned)?;
         let folder = match request.resume {
             true => RunFolder::resume(&config.out, &request.settings)?,
@@ -71,6 +71,7 @@ impl<'a> Run<'a> {
             steps,
             done: 0,
             loss: f64::NAN,
+            in_flight: None,
             saved: None,
             notes: Vec::new(),
             data: Fingerprint { template: fingerprint, ..Fingerprint::of(&config.data)? },
@@ -118,7 +119,10 @@ impl<'a> Run<'a> {
         if resume {
             self.restore()?;
         }
-        let apply = self.session.apply_program(&self.adamw)?;
+        let apply = match self.session.kept(&Purpose::Apply) {
+            Some(apply) => apply,
+            None => self.session.apply_program(&self.adamw)?,
+        };
         self.session.compile(Purpose::Apply, &apply)
     }
 

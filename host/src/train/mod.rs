@@ -9,12 +9,14 @@ pub mod config;
 mod error;
 mod eval;
 mod event;
+pub mod export;
 mod folder;
 pub(crate) mod plan;
 mod programs;
 mod run;
 pub(crate) mod session;
 pub(crate) mod source;
+mod steps;
 mod stop;
 
 pub use config::{ConfigError, Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings};

@@ -6,7 +6,7 @@ use finetune_plugin_api::program::{Program, Role};
 use crate::optim::AdamW;
 
 use super::error::TrainError;
-use super::session::Session;
+use super::session::{Purpose, Session};
 
 /// What the inputs of a shorter length may need beyond their share of the longest's: those that do not shrink.
 const INPUT_SLACK: usize = 1 << 10;
@@ -20,16 +20,18 @@ pub(super) struct Lengths {
 }
 
 /// An upper bound of the device memory of a run, in bytes: every tensor, the inputs and outputs of every
-/// program, and the largest arena and workspace, as the device's own planner lays them out.
+/// program, and the largest arena and workspace, as the device's own planner lays them out. The programs that were
+/// built for it stay with the session, which will need them.
 pub(super) fn planned_peak(
-    session: &Session,
+    session: &mut Session,
     adamw: &AdamW,
     rows: usize,
     lengths: &Lengths,
 ) -> Result<u64, TrainError> {
     let options = options(session)?;
     let last = |lengths: &[usize]| lengths.last().copied();
-    let accumulate = session.accumulate_program(rows, last(&lengths.training).unwrap_or(1))?;
+    let longest = last(&lengths.training).unwrap_or(1);
+    let accumulate = session.accumulate_program(rows, longest)?;
     let apply = session.apply_program(adamw)?;
     let evaluate =
         last(&lengths.held_out).map(|length| session.evaluate_program(rows, length)).transpose()?;
@@ -51,6 +53,11 @@ pub(super) fn planned_peak(
     // The accumulate program reads all parameters and gradients, the apply program all other state; what both
     // have is the trained tensors and their gradients.
     let tensors = tensors([&accumulate, &apply]);
+    session.keep(Purpose::Accumulate { rows, length: longest }, accumulate);
+    session.keep(Purpose::Apply, apply);
+    if let (Some(program), Some(length)) = (evaluate, last(&lengths.held_out)) {
+        session.keep(Purpose::Evaluate { rows, length }, program);
+    }
     // The workspace is whatever the plugin says.
     Ok((tensors + arena + own).saturating_add(workspace) as u64)
 }

@@ -37,7 +37,10 @@ impl Session {
         self.source.check_tokens(batch)?;
         let purpose = Purpose::Accumulate { rows: batch.rows, length: batch.len };
         if !self.has_program(&purpose) {
-            let program = self.accumulate_program(batch.rows, batch.len)?;
+            let program = match self.kept(&purpose) {
+                Some(program) => program,
+                None => self.accumulate_program(batch.rows, batch.len)?,
+            };
             self.compile(purpose.clone(), &program)?;
         }
         self.run(&purpose, &batch_inputs(batch, &seed_words(seed), &(step as u32))).map(drop)
@@ -48,7 +51,10 @@ impl Session {
         self.source.check_tokens(batch)?;
         let purpose = Purpose::Evaluate { rows: batch.rows, length: batch.len };
         if !self.has_program(&purpose) {
-            let program = self.evaluate_program(batch.rows, batch.len)?;
+            let program = match self.kept(&purpose) {
+                Some(program) => program,
+                None => self.evaluate_program(batch.rows, batch.len)?,
+            };
             self.compile(purpose.clone(), &program)?;
         }
         let outputs = self.run(&purpose, &batch_inputs(batch, &[0, 0], &0))?;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::data::{Batch, Dataset, Fingerprint, Loader, Prefetch};
-use crate::optim::{self, AdamW, Schedule};
+use crate::data::{Dataset, Fingerprint, Loader};
+use crate::optim::{AdamW, Schedule};
 
 use super::checkpoint::{self, State};
 use super::config::{RunConfig, Settings};
@@ -13,7 +13,8 @@ use super::error::TrainError;
 use super::eval::mean_loss;
 use super::event::{Event, Observer};
 use super::folder::RunFolder;
-use super::session::{Backend, Purpose, Session};
+use super::session::{Backend, Session};
+use super::steps::InFlight;
 use super::stop::StopFlag;
 
 /// Checkpoints that are kept: should the latest be damaged, there is one before it.
@@ -67,6 +68,8 @@ pub(super) struct Run<'a> {
     pub(super) steps: u64,
     pub(super) done: u64,
     pub(super) loss: f64,
+    /// The step that the device was given after those done.
+    pub(super) in_flight: Option<InFlight>,
     pub(super) saved: Option<PathBuf>,
     pub(super) data: Fingerprint,
     pub(super) model: BTreeMap<String, Fingerprint>,
@@ -82,85 +85,16 @@ impl Run<'_> {
         if self.done == 0 {
             self.evaluate()?;
         }
-        let mut stopped = false;
-        if self.done < self.steps {
-            let mut batches = Prefetch::start(self.loader.clone(), self.done)?;
-            while self.done < self.steps && !stopped {
-                if stop.is_set() {
-                    // Nothing is lost, and the folder can be resumed all the same.
-                    stopped = true;
-                    break;
-                }
-                let Some(prepared) = batches.next() else { break };
-                let (_, batches) = prepared?;
-                self.step(&batches)?;
-                self.folder.begin()?;
-                stopped = stop.is_set() && self.done < self.steps;
-                let every = |n: u64, step: u64| n > 0 && step.is_multiple_of(n);
-                if every(self.config.eval_every, self.done) && self.done < self.steps {
-                    self.evaluate()?;
-                }
-                if stopped || every(self.config.save_every, self.done) || self.done == self.steps {
-                    self.save()?;
-                }
-            }
-        }
+        let stopped = self.take_steps(stop)?;
         self.folder.begin()?;
         match stopped {
+            true => self.save_if_new()?,
             false => self.finish(begun)?,
-            true if self.saved.is_none() && self.done > 0 => self.save()?,
-            true => {}
         }
         Ok(Summary { steps: self.done, loss: self.loss, stopped, path: self.saved.clone() })
     }
 
-    fn step(&mut self, batches: &[Batch]) -> Result<(), TrainError> {
-        let begun = Instant::now();
-        let step = self.done + 1;
-        let tokens: u64 = batches.iter().map(|batch| batch.target_tokens).sum();
-        let lr = self.schedule.lr(step);
-        if tokens == 0 {
-            self.warn(format!(
-                "step {step}: no example of the batch has a target within --seq-len; its gradient is zero"
-            ))?;
-        }
-        // Rows without targets have no gradient.
-        for batch in batches.iter().filter(|batch| batch.target_tokens > 0) {
-            self.session.accumulate(batch, self.config.seed, step)?;
-        }
-        // A batch without targets is applied like any other: the corrections count each step, and so must the
-        // moments.
-        let (loss, grad_norm) = self.apply(step, tokens, lr)?;
-        (self.done, self.loss) = (step, loss);
-        let step_s = begun.elapsed().as_secs_f64();
-        let memory_bytes = self.session.backend.device.memory()?.peak;
-        let tokens_per_s = tokens as f64 / step_s.max(f64::MIN_POSITIVE);
-        self.tell(Event::Step { step, loss, lr, grad_norm, tokens, step_s, tokens_per_s, memory_bytes })
-    }
-
-    fn apply(&mut self, step: u64, tokens: u64, lr: f64) -> Result<(f64, f64), TrainError> {
-        let (correction1, correction2) = self.adamw.corrections(step);
-        let inputs = [
-            (optim::input::INVERSE_TOKENS, (1.0 / tokens.max(1) as f64) as f32),
-            (optim::input::LR, lr as f32),
-            (optim::input::CORRECTION1, correction1),
-            (optim::input::CORRECTION2, correction2),
-        ];
-        let bytes = inputs.map(|(name, value)| (name, value.to_le_bytes()));
-        let inputs: Vec<(&str, &[u8])> =
-            bytes.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
-        let outputs = self.session.run(&Purpose::Apply, &inputs)?;
-        let read = |name: &'static str| {
-            let value = outputs.get(name).copied().map_or(f64::NAN, f64::from);
-            match value.is_finite() {
-                true => Ok(value),
-                false => Err(TrainError::Diverged { step, what: name, value, saved: self.saved.clone() }),
-            }
-        };
-        Ok((read(optim::output::LOSS)?, read(optim::output::GRAD_NORM)?))
-    }
-
-    fn evaluate(&mut self) -> Result<(), TrainError> {
+    pub(super) fn evaluate(&mut self) -> Result<(), TrainError> {
         let Some(valid) = &self.valid else { return Ok(()) };
         let observer = &mut *self.observer;
         let rows = self.loader.rows();
@@ -169,7 +103,15 @@ impl Run<'_> {
         self.tell(Event::Eval { step: self.done, loss, tokens })
     }
 
-    fn save(&mut self) -> Result<(), TrainError> {
+    /// Saves what is not in a checkpoint yet.
+    fn save_if_new(&mut self) -> Result<(), TrainError> {
+        match self.done == 0 || self.saved.as_deref() == Some(&self.folder.checkpoint(self.done)) {
+            true => Ok(()),
+            false => self.save(),
+        }
+    }
+
+    pub(super) fn save(&mut self) -> Result<(), TrainError> {
         let path = self.folder.checkpoint(self.done);
         let state = State::new((self.done, self.loss), self.session.precision, &self.data, &self.model);
         checkpoint::save(&self.session, &path, state)?;

@@ -70,6 +70,8 @@ pub struct Session {
     tensors: BTreeMap<String, Buffer>,
     trained: Vec<Trainable>,
     programs: Vec<Entry>,
+    /// Programs that were built to foresee the memory, until they are compiled.
+    built: Vec<(Purpose, Program)>,
     clock: u64,
 }
 
@@ -111,7 +113,10 @@ struct Entry {
     compiled: Compiled,
     args: Vec<Arg>,
     inputs: BTreeMap<String, Buffer>,
-    outputs: Vec<(String, Buffer)>,
+    /// Sets of output buffers, which runs take in turn, so that a run's outputs can be read after the next began.
+    outputs: Vec<Vec<(String, Buffer)>>,
+    /// The set that the last run took.
+    turn: usize,
     used: u64,
 }
 
@@ -133,6 +138,7 @@ impl Session {
             tensors: BTreeMap::new(),
             trained: Vec::new(),
             programs: Vec::new(),
+            built: Vec::new(),
             clock: 0,
         };
         // Any size of batch reads the same tensors.
@@ -284,6 +290,17 @@ impl Session {
         })
     }
 
+    /// Keeps a program that was built, until it is asked for.
+    pub fn keep(&mut self, purpose: Purpose, program: Program) {
+        self.built.push((purpose, program));
+    }
+
+    /// The program that was kept for a purpose, if there is one.
+    pub fn kept(&mut self, purpose: &Purpose) -> Option<Program> {
+        let at = self.built.iter().position(|(kept, _)| kept == purpose)?;
+        Some(self.built.swap_remove(at).1)
+    }
+
     /// Whether there is a compiled program for a purpose.
     pub fn has_program(&self, purpose: &Purpose) -> bool {
         self.programs.iter().any(|entry| entry.purpose == *purpose)
@@ -297,9 +314,14 @@ impl Session {
         for arg in program.args().iter().filter(|arg| arg.role == Role::Input) {
             inputs.insert(arg.name.clone(), device.allocate(program.ty(arg.value))?);
         }
+        let sets = if purpose == Purpose::Apply { 2 } else { 1 };
         let mut outputs = Vec::new();
-        for output in program.outputs() {
-            outputs.push((output.name.clone(), device.allocate(program.ty(output.value))?));
+        for _ in 0..sets {
+            let mut set = Vec::new();
+            for output in program.outputs() {
+                set.push((output.name.clone(), device.allocate(program.ty(output.value))?));
+            }
+            outputs.push(set);
         }
         if self.programs.len() >= KEPT_PROGRAMS
             && let Some(oldest) = (0..self.programs.len()).min_by_key(|&i| self.programs[i].used)
@@ -307,7 +329,7 @@ impl Session {
             self.programs.swap_remove(oldest);
         }
         let args = program.args().to_vec();
-        self.programs.push(Entry { purpose, compiled, args, inputs, outputs, used: self.clock });
+        self.programs.push(Entry { purpose, compiled, args, inputs, outputs, turn: 0, used: self.clock });
         Ok(())
     }
 
@@ -317,13 +339,8 @@ impl Session {
         purpose: &Purpose,
         inputs: &[(&str, &[u8])],
     ) -> Result<BTreeMap<String, f32>, TrainError> {
-        let mut values = BTreeMap::new();
-        for (name, buffer) in self.execute(purpose, inputs)? {
-            let mut bytes = [0u8; 4];
-            buffer.device().download(buffer, 0, &mut bytes)?;
-            values.insert(name.clone(), f32::from_le_bytes(bytes));
-        }
-        Ok(values)
+        let set = self.submit(purpose, inputs)?;
+        self.outputs(purpose, set)
     }
 
     /// Runs the program of a purpose with the given inputs; gives the buffers of its outputs, which it may still be
@@ -333,9 +350,16 @@ impl Session {
         purpose: &Purpose,
         inputs: &[(&str, &[u8])],
     ) -> Result<&[(String, Buffer)], TrainError> {
+        let set = self.submit(purpose, inputs)?;
+        self.buffers(purpose, set)
+    }
+
+    /// Begins what [`Session::run`] does, without waiting for it where the device does not; returns the set that the
+    /// outputs will be in until the run after the next.
+    pub fn submit(&mut self, purpose: &Purpose, inputs: &[(&str, &[u8])]) -> Result<usize, TrainError> {
         self.clock += 1;
-        let missing = || TrainError::Internal(format!("no program is compiled for {purpose:?}"));
-        let entry = self.programs.iter_mut().find(|entry| entry.purpose == *purpose).ok_or_else(missing)?;
+        let entry = self.programs.iter_mut().find(|entry| entry.purpose == *purpose);
+        let entry = entry.ok_or_else(|| not_compiled(purpose))?;
         entry.used = self.clock;
         let device = &self.backend.device;
         for (name, bytes) in inputs {
@@ -354,10 +378,32 @@ impl Session {
                 TrainError::Internal(format!("the argument {:?} is not on the device", arg.name))
             })?);
         }
-        let outputs: Vec<&Buffer> = entry.outputs.iter().map(|(_, buffer)| buffer).collect();
+        entry.turn = (entry.turn + 1) % entry.outputs.len();
+        let set = entry.turn;
+        let outputs: Vec<&Buffer> = entry.outputs[set].iter().map(|(_, buffer)| buffer).collect();
         device.run(&entry.compiled, &arguments, &outputs)?;
-        Ok(&entry.outputs)
+        Ok(set)
     }
+
+    /// Waits for the outputs of a run, each a single f32.
+    pub fn outputs(&self, purpose: &Purpose, set: usize) -> Result<BTreeMap<String, f32>, TrainError> {
+        let mut values = BTreeMap::new();
+        for (name, buffer) in self.buffers(purpose, set)? {
+            let mut bytes = [0u8; 4];
+            buffer.device().download(buffer, 0, &mut bytes)?;
+            values.insert(name.clone(), f32::from_le_bytes(bytes));
+        }
+        Ok(values)
+    }
+
+    fn buffers(&self, purpose: &Purpose, set: usize) -> Result<&[(String, Buffer)], TrainError> {
+        let entry = self.programs.iter().find(|entry| entry.purpose == *purpose);
+        Ok(&entry.ok_or_else(|| not_compiled(purpose))?.outputs[set])
+    }
+}
+
+fn not_compiled(purpose: &Purpose) -> TrainError {
+    TrainError::Internal(format!("no program is compiled for {purpose:?}"))
 }
 
 /// The tensors that a program reads besides its inputs.

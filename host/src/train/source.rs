@@ -1,5 +1,6 @@
 //! Where the tensors of a run come from: the model's files or a seed, and the adapter's.
 
+use std::ops::Range;
 use std::path::Path;
 
 use finetune_plugin_api::program::DType;
@@ -293,25 +294,30 @@ impl Elements {
         let mut bytes = Vec::new();
         for start in (0..self.count()).step_by(CHUNK) {
             let range = start..self.count().min(start + CHUNK);
-            bytes.clear();
-            match self {
-                Elements::File(view) => convert::convert_range(view, range.clone(), to, &mut bytes)?,
-                Elements::Init { name, init, seed, .. } => {
-                    let mut values = vec![0.0f32; range.len()];
-                    fill(*init, *seed, name, range.start as u64, &mut values);
-                    convert::convert_bytes(bytemuck::cast_slice(&values), WeightDType::F32, to, &mut bytes);
-                }
-                Elements::Values(values) => {
-                    let values = bytemuck::cast_slice(&values[range.clone()]);
-                    convert::convert_bytes(values, WeightDType::F32, to, &mut bytes);
-                }
-            }
-            piece(range.start * to.size(), &bytes)?;
+            self.range(range, to, &mut bytes)?;
+            piece(start * to.size(), &bytes)?;
         }
         Ok(())
     }
 
-    fn count(&self) -> usize {
+    /// The elements `range`, in row-major order, as little-endian bytes of a float type. `bytes` is replaced.
+    pub fn range(&self, range: Range<usize>, to: WeightDType, bytes: &mut Vec<u8>) -> Result<(), TrainError> {
+        match self {
+            Elements::File(view) => convert::convert_range(view, range, to, bytes)?,
+            Elements::Init { name, init, seed, .. } => {
+                let mut values = vec![0.0f32; range.len()];
+                fill(*init, *seed, name, range.start as u64, &mut values);
+                convert::convert_bytes(bytemuck::cast_slice(&values), WeightDType::F32, to, bytes);
+            }
+            Elements::Values(values) => {
+                convert::convert_bytes(bytemuck::cast_slice(&values[range]), WeightDType::F32, to, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
         match self {
             Elements::File(view) => view.elements(),
             Elements::Init { count, .. } => *count,

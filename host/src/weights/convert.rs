@@ -59,6 +59,11 @@ pub fn convert_bytes(bytes: &[u8], from: WeightDType, to: WeightDType, out: &mut
     convert_slice(bytes, from.into(), to, out);
 }
 
+/// Rounds `values` to `to`, each once. `out` is replaced.
+pub fn convert_values(values: &[f64], to: WeightDType, out: &mut Vec<u8>) {
+    convert_slice(bytemuck::cast_slice(values), StoredDType::F64, to, out);
+}
+
 fn convert_slice(bytes: &[u8], from: StoredDType, to: WeightDType, out: &mut Vec<u8>) {
     let size = from.bits() / 8;
     let elements = bytes.len() / size;

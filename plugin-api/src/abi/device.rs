@@ -4,6 +4,10 @@ use abi_stable::std_types::{RBox, ROption, RResult, RSlice, RSliceMut, RStr, RSt
 
 use super::{AbiError, Extension};
 
+/// The key in a device's properties that says, by `true`, that [`DeviceApi::run`] may return before its work is done.
+/// The exporter writes it.
+pub const PROPERTY_ASYNCHRONOUS: &str = "asynchronous";
+
 /// What a device's memory holds. All in bytes; 0 where the plugin cannot know.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, StableAbi)]
@@ -49,7 +53,10 @@ pub type HostMemoryBox = HostMemory_TO<RBox<()>>;
 /// something else soon, so that a stale one is an error and not another's data.
 ///
 /// Work is done in the order of the calls. [`run`](DeviceApi::run) may return before it is done; its failure
-/// is then reported by a later `download` or `synchronize`.
+/// is then reported by a later `download` or `synchronize`. The host may upload into a buffer that an earlier run
+/// still reads: that run reads what was there before. On a device whose runs return early, the host submits the next
+/// step before it reads the last one's outputs; a `download` should wait for the work that writes its buffer and for
+/// nothing after it.
 ///
 /// **Poison.** After a failed `upload`, `run`, `download` or `synchronize`, each buffer that was to be written
 /// and may not have been (all that were written by runs since the last successful `synchronize`) is poisoned,
@@ -61,7 +68,8 @@ pub trait DeviceApi: Send + 'static {
     /// `attention`, `attention.lse`. The host writes the others as simpler ones before it compiles.
     fn ops(&mut self) -> RResult<RVec<RString>, AbiError>;
 
-    /// A JSON object of facts that do not change while the device is open.
+    /// A JSON object of facts that do not change while the device is open. [`PROPERTY_ASYNCHRONOUS`] and `plan` mean
+    /// something to the host.
     fn properties(&mut self) -> RResult<RString, AbiError>;
 
     /// A new buffer of that element type (its name in the text form) and shape. Its contents are undefined
@@ -101,7 +109,7 @@ pub trait DeviceApi: Send + 'static {
         outputs: RSlice<'_, u64>,
     ) -> RResult<(), AbiError>;
 
-    /// Memory figures as they are now.
+    /// Memory figures as they are now; asked for every step, so it must not wait for work under way.
     fn memory(&mut self) -> RResult<MemoryInfo, AbiError>;
 
     /// Sets the peak to what is in use now.

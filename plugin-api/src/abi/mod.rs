@@ -25,6 +25,7 @@ mod module;
 
 pub use device::{
     CompiledInfo, DeviceApi, DeviceApi_TO, DeviceBox, HostMemory, HostMemory_TO, HostMemoryBox, MemoryInfo,
+    PROPERTY_ASYNCHRONOUS,
 };
 pub use error::{AbiError, ErrorKind};
 pub use extension::{Extension, ExtensionError};

@@ -77,7 +77,8 @@ pub trait Device: 'static {
     type Compiled: 'static;
 
     /// Whether [`Device::run`] may return before its work is done, so that a failure of it can show in a later
-    /// call. If `false`, an error poisons nothing but what its own call was to write.
+    /// call. If `false`, an error poisons nothing but what its own call was to write. If `true`, the host submits a
+    /// training step before it downloads the results of the step before: a download had better not wait for it.
     const ASYNCHRONOUS: bool = true;
 
     /// Names of the composite ops that [`Device::compile`] takes as they are, and of their optional results as
@@ -128,7 +129,7 @@ pub trait Device: 'static {
         outputs: &mut [&mut Self::Buffer],
     ) -> Result<(), Error>;
 
-    /// Memory figures as they are now; they cost little, the host asks every step.
+    /// Memory figures as they are now; they cost little and wait for nothing, the host asks every step.
     fn memory(&mut self) -> Result<MemoryInfo, Error>;
 
     /// Sets the peak to what is in use now.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::abi::MemoryInfo;
+use crate::abi::{MemoryInfo, PROPERTY_ASYNCHRONOUS};
 use crate::program::{self, DType, Role, TensorType};
 
 use super::guard::guard;
@@ -51,7 +51,9 @@ impl<D: Device> Session<D> {
     }
 
     pub(super) fn properties(&mut self) -> Result<JsonObject, Error> {
-        guard("properties", || Ok(self.device.properties()))
+        let mut properties = guard("properties", || Ok(self.device.properties()))?;
+        properties.insert(PROPERTY_ASYNCHRONOUS.into(), D::ASYNCHRONOUS.into());
+        Ok(properties)
     }
 
     pub(super) fn allocate(&mut self, dtype: &str, shape: &[u64]) -> Result<u64, Error> {

@@ -90,6 +90,7 @@ impl CpuDevice {
 impl Device for CpuDevice {
     type Buffer = Buffer;
     type Compiled = Compiled;
+    const ASYNCHRONOUS: bool = false;
 
     fn ops(&self) -> Vec<&'static str> {
         ops::NATIVE.to_vec()

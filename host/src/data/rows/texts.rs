@@ -27,6 +27,12 @@ impl RowTexts {
         Ok(Some(match row {
             Row::Text(text) => text.into_owned(),
             Row::Pair { prompt, completion } => [prompt, completion].concat(),
+            // What is said; how a template puts it is the same in every conversation.
+            Row::Chat(conversation) => {
+                let said =
+                    conversation.messages.iter().filter_map(|message| message.get("content")?.as_str());
+                said.collect::<Vec<_>>().join("\n")
+            }
         }))
     }
 }
