@@ -94,11 +94,10 @@ vectorized! {
         }
         let (a, b) = (a32.remainder(), b32.remainder());
         let rest = simd::sum(a.len(), |i| a[i] * b[i]);
-        let mut total = 0.0;
-        for i in 0..8 {
-            total += (lanes[0][i] + lanes[1][i]) + (lanes[2][i] + lanes[3][i]);
-        }
-        total + rest
+        let [first, second, third, fourth] = lanes;
+        let upper = third.iter().zip(fourth).map(|(a, b)| a + b);
+        let lower = first.iter().zip(second).map(|(a, b)| a + b);
+        lower.zip(upper).map(|(a, b)| a + b).sum::<f32>() + rest
     }
 }
 
