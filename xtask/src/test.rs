@@ -46,7 +46,8 @@ struct Tests<'a> {
 impl Tests<'_> {
     fn cargo(&self, arguments: &[&str]) -> Command {
         let mut cargo = self.workspace.cargo();
-        cargo.args(arguments);
+        let (command, rest) = split_at_dashes(arguments);
+        cargo.args(command).args(self.workspace.feature_arguments()).args(rest);
         cargo.env("FINETUNE_BIN", &self.built.program).env("FINETUNE_PLUGINS_DIR", &self.built.plugins);
         if let Some(model) = &self.model {
             cargo.env("FINETUNE_REAL_MODEL", model);
@@ -103,6 +104,12 @@ impl Tests<'_> {
         names.retain(|name| name.contains(REAL_MODEL));
         Ok(names)
     }
+}
+
+/// What cargo reads, and what the tests' own programs do.
+fn split_at_dashes<'a, 'b>(arguments: &'a [&'b str]) -> (&'a [&'b str], &'a [&'b str]) {
+    let dashes = arguments.iter().position(|argument| *argument == "--").unwrap_or(arguments.len());
+    arguments.split_at(dashes)
 }
 
 fn listed_by_nextest(list: &Value) -> Vec<String> {
