@@ -1,6 +1,9 @@
 //! The MLX back end.
 #![cfg(feature = "mlx")]
 
+#[cfg(target_os = "linux")]
+mod blas;
+
 use abi_stable as _;
 use finetune_plugin_api as _;
 
