@@ -89,7 +89,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Mlx => {
             mlx::set_up(&workspace)?;
-            println!("{}", mlx::FEATURE);
+            println!("MLX is set up: with --features {} cargo builds its plugin.", mlx::FEATURE);
         }
         Task::AppleCheck => apple::check(&workspace)?,
     }

@@ -4,7 +4,9 @@
 //! its build script does not work; there MLX comes as the library of a Python wheel, the C interface is compiled
 //! from the sources inside mlx-sys, and a cargo configuration says that this takes the build script's place.
 
+mod apple;
 mod linux;
+mod sources;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -33,6 +35,15 @@ pub fn set_up(workspace: &Workspace) -> Result<Ready> {
     } else {
         bail!("MLX is for macOS on Apple silicon and for Linux on x86-64")
     }
+}
+
+/// What cargo needs besides to check the macOS code, with the plugin, for `target`.
+pub fn check_arguments(workspace: &Workspace, target: &str) -> Result<Vec<String>> {
+    let mut arguments = vec!["--features".into(), FEATURE.into()];
+    if !cfg!(target_os = "macos") {
+        arguments.extend(apple::arguments(workspace, target)?);
+    }
+    Ok(arguments)
 }
 
 fn macos() -> Result<Ready> {

@@ -1,24 +1,20 @@
 //! MLX for Linux: the library of a Python wheel, and the C interface compiled from the sources in mlx-sys.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 
+use super::sources::{self, bindings, create, files, mlx_sys, wheels, write};
 use super::{Ready, require};
 use crate::process;
-use crate::workspace::{Workspace, items};
+use crate::workspace::Workspace;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What pip is asked for, with the hashes.
 const WHEELS: &str = include_str!("linux.txt");
-const BINDGEN: &str = "0.72.1";
-/// The same that mlx-sys has bindgen write for.
-const BINDINGS_FOR: &str = "1.73.0";
 const FLAGS: [&str; 3] = ["-std=c++20", "-O2", "-fPIC"];
 const FORMAT: &str = include_str!("shims/format.h");
 const GAPS: &str = include_str!("shims/gaps.cpp");
@@ -31,17 +27,8 @@ pub fn set_up(workspace: &Workspace) -> Result<Ready> {
     if !place.is_dir() {
         require(Command::new("python3").args(["-m", "pip", "--version"]), "Python 3 with pip")?;
         require(compiler().arg("--version"), "a C++ compiler (`c++`)")?;
-        eprintln!("Setting up MLX, once: about a minute.");
-        let work = workspace.target.join("mlx").join(format!("making-{}", std::process::id()));
-        let made = Making { workspace, work: &work }.all().and_then(|made| {
-            fs::rename(&made, &place)
-                .with_context(|| format!("could not move {} to {}", made.display(), place.display()))
-        });
-        // What nothing needs any more; if it stays, only space is lost.
-        if let Err(error) = fs::remove_dir_all(&work) {
-            eprintln!("warning: could not remove {}: {error}", work.display());
-        }
-        made?;
+        eprintln!("Setting up MLX, once: a minute or two.");
+        sources::make(workspace, &place, |work| Making { workspace, work }.all())?;
     }
     configure(workspace, &place)?;
     Ok(Ready { libraries: files(&place.join("lib"), |_| true)? })
@@ -50,30 +37,8 @@ pub fn set_up(workspace: &Workspace) -> Result<Ready> {
 /// Where the result is kept. Whatever it depends on is in its name: cargo does not notice when a library changes
 /// in its place.
 fn place(workspace: &Workspace) -> Result<PathBuf> {
-    let (version, _) = mlx_sys(workspace)?;
-    let mut hash = DefaultHasher::new();
-    (WHEELS, BINDGEN, BINDINGS_FOR, FLAGS, FORMAT, GAPS, HALF, EDITION, &version).hash(&mut hash);
-    Ok(workspace.target.join("mlx").join(format!("linux-{version}-{:016x}", hash.finish())))
-}
-
-/// Version and folder of the package whose build script is replaced.
-fn mlx_sys(workspace: &Workspace) -> Result<(String, PathBuf)> {
-    let mut metadata = workspace.cargo();
-    metadata.args([
-        "metadata",
-        "--format-version=1",
-        "--filter-platform",
-        TARGET,
-        "--features",
-        super::FEATURE,
-    ]);
-    let metadata: Value =
-        serde_json::from_str(&process::output(&mut metadata)?).context("`cargo metadata` wrote no JSON")?;
-    let package = items(&metadata["packages"]).find(|package| package["name"] == "mlx-sys");
-    let package = package.context("the workspace has no package mlx-sys")?;
-    let text = |key: &str| package[key].as_str().with_context(|| format!("cargo gave mlx-sys no {key}"));
-    let folder = Path::new(text("manifest_path")?).parent().context("mlx-sys lies in no folder")?;
-    Ok((text("version")?.to_owned(), folder.to_owned()))
+    let recipe = (WHEELS, FLAGS, FORMAT, GAPS, HALF, EDITION);
+    sources::place(workspace, "linux", TARGET, &recipe)
 }
 
 fn compiler() -> Command {
@@ -91,7 +56,7 @@ impl Making<'_> {
         let made = self.work.join("made");
         create(&made)?;
         let wheels = wheels(self.workspace, WHEELS, self.work)?;
-        let (_, mlx_sys) = mlx_sys(self.workspace)?;
+        let (_, mlx_sys) = mlx_sys(self.workspace, TARGET)?;
         let headers = mlx_sys.join("src/mlx-c");
         same_version(&headers)?;
         self.bindings(&headers, &wheels, &made.join("bindings.rs"))?;
@@ -114,11 +79,10 @@ impl Making<'_> {
     }
 
     fn bindings(&self, headers: &Path, wheels: &Path, to: &Path) -> Result<()> {
-        let clang = wheels.join("libclang-18.1.1.data/platlib/clang/native");
         let builtin = process::output(compiler().arg("-print-file-name=include"))?;
         let mut arguments = vec!["-isystem".into(), builtin.trim().into()];
         arguments.push(format!("-I{}", headers.display()));
-        let text = bindings(self.workspace, headers, &clang, &arguments, self.work)?;
+        let text = bindings(self.workspace, headers, wheels, &arguments, self.work)?;
         write(to, &(text + HALF))
     }
 
@@ -144,30 +108,6 @@ impl Making<'_> {
     }
 }
 
-/// Fetches wheels with pip and unpacks them all into one folder.
-pub fn wheels(workspace: &Workspace, requirements: &str, work: &Path) -> Result<PathBuf> {
-    let list = work.join("requirements.txt");
-    write(&list, requirements)?;
-    let cache = workspace.target.join("mlx/wheels");
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-    pip.args(["--only-binary", ":all:", "--require-hashes", "--requirement"]).arg(&list);
-    process::run(pip.arg("--find-links").arg(&cache).arg("--dest").arg(&cache)).context(
-        "the wheels of MLX could not be fetched with pip; they need x86-64 and glibc 2.35 or newer",
-    )?;
-    let unpacked = work.join("wheels");
-    for requirement in requirements.lines().filter_map(|line| line.split_once("==")) {
-        let (name, version) = (requirement.0.replace('-', "_"), requirement.1);
-        let version = version.split_whitespace().next().unwrap_or_default();
-        let start = format!("{name}-{version}-");
-        let wheel = files(&cache, |file| file.starts_with(&start))?.pop();
-        let wheel = wheel.with_context(|| format!("pip left no {start}*.whl in {}", cache.display()))?;
-        let mut unpack = Command::new("python3");
-        process::run(unpack.args(["-m", "zipfile", "--extract"]).args([&wheel, &unpacked]))?;
-    }
-    Ok(unpacked)
-}
-
 /// The C interface inside mlx-sys is of one version of MLX, the wheel must be of the same.
 fn same_version(headers: &Path) -> Result<()> {
     let list = headers.join("CMakeLists.txt");
@@ -181,65 +121,38 @@ fn same_version(headers: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs bindgen as mlx-sys's build script does, over all headers of the C interface.
-pub fn bindings(
-    workspace: &Workspace,
-    headers: &Path,
-    clang: &Path,
-    arguments: &[String],
-    work: &Path,
-) -> Result<String> {
-    let all = work.join("all.h");
-    let names = files(&headers.join("mlx/c"), |name| name.ends_with(".h"))?;
-    let lines = names.iter().map(|header| format!("#include \"{}\"\n", header.display()));
-    write(&all, &lines.collect::<String>())?;
-    let mut run = Command::new(bindgen(workspace)?);
-    run.env("LIBCLANG_PATH", clang).arg(&all).args(["--rust-target", BINDINGS_FOR]);
-    run.args(["--blocklist-function", "malloc", "--blocklist-function", "realloc"]);
-    process::output(run.arg("--").args(arguments))
-}
-
-/// The program, compiled once into the build directory.
-fn bindgen(workspace: &Workspace) -> Result<PathBuf> {
-    let root = workspace.target.join("mlx").join(format!("bindgen-{BINDGEN}"));
-    let program = root.join("bin/bindgen");
-    if !program.is_file() {
-        let mut install = workspace.cargo();
-        install.args(["install", "--quiet", "--locked", "--debug", "bindgen-cli", "--version", BINDGEN]);
-        process::run(install.arg("--root").arg(&root))?;
-    }
-    Ok(program)
-}
-
 /// Writes the cargo configuration that `.cargo/config.toml` includes, unless it says so already.
 fn configure(workspace: &Workspace, place: &Path) -> Result<()> {
-    let quoted = |path: &Path| -> Result<String> {
+    let text = configuration(place)?;
+    let file = workspace.root.join(".cargo/mlx.toml");
+    if fs::read_to_string(&file).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    // Whole at any time: every cargo in this checkout reads it.
+    let aside = file.with_extension(format!("{}.new", std::process::id()));
+    write(&aside, &text)?;
+    fs::rename(&aside, &file).with_context(|| format!("could not write {}", file.display()))
+}
+
+fn configuration(place: &Path) -> Result<String> {
+    // JSON's strings are TOML's.
+    let quoted = |before: &str, path: &Path| -> Result<String> {
         let path = path.to_str().context("the build directory's path is not UTF-8")?;
-        // JSON's strings are TOML's.
-        Ok(serde_json::to_string(path)?)
-    };
-    let search = |path: &Path| -> Result<String> {
-        let path = path.to_str().context("the build directory's path is not UTF-8")?;
-        Ok(serde_json::to_string(&format!("native={path}"))?)
+        Ok(serde_json::to_string(&format!("{before}{path}"))?)
     };
     let libraries = place.join("lib");
-    let text = format!(
+    Ok(format!(
         "# Written by `cargo xtask mlx`; stands in for the build script of mlx-sys.\n\
          [target.{TARGET}.mlx]\n\
          rustc-link-search = [{}, {}]\n\
          rustc-link-lib = [\"static=mlxc\", \"dylib=mlx\", \"dylib=stdc++\"]\n\
          rustc-env = {{ OUT_DIR = {} }}\n\
          libs = {}\n",
-        search(place)?,
-        search(&libraries)?,
-        quoted(place)?,
-        quoted(&libraries)?
-    );
-    let file = workspace.root.join(".cargo/mlx.toml");
-    if fs::read_to_string(&file).is_ok_and(|present| present == text) {
-        return Ok(());
-    }
-    write(&file, &text)
+        quoted("native=", place)?,
+        quoted("native=", &libraries)?,
+        quoted("", place)?,
+        quoted("", &libraries)?
+    ))
 }
 
 /// Does `work` for each, on as many threads as there are processors.
@@ -256,7 +169,7 @@ fn in_parallel(units: &[PathBuf], work: impl Fn(&Path) -> Result<()> + Sync) -> 
     };
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&worker)).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         for running in workers {
             match running.join() {
                 Ok(result) => result?,
@@ -265,25 +178,4 @@ fn in_parallel(units: &[PathBuf], work: impl Fn(&Path) -> Result<()> + Sync) -> 
         }
         Ok(())
     })
-}
-
-/// The files of a folder whose names are wanted, sorted.
-fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("could not list {}", folder.display()))? {
-        let path = entry.with_context(|| format!("could not list {}", folder.display()))?.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn create(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
