@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use finetune_tests::{binary, plugins};
+use finetune_tests::{binary, plugins, succeed};
 use serde_json::Value;
 
 /// A user's folder somewhere else: the program, the MLX plugin, and what it needs.
@@ -28,8 +28,8 @@ impl Copied {
         Copied { dir }
     }
 
-    /// The plugin's row in `plugins list`, and whether the command says that there is something to use.
-    fn row(&self) -> (Value, bool) {
+    /// The plugin's row in `plugins list`; the command itself succeeds, whatever it lists.
+    fn row(&self) -> Value {
         let program = self.dir.path().join(binary().file_name().unwrap());
         let mut list = Command::new(program);
         list.args(["plugins", "list", "--json"]);
@@ -37,16 +37,12 @@ impl Copied {
             // The system would look there, too: the tests are run with the build's own folders in it.
             list.env_remove(variable);
         }
-        let output = list.output().expect("the program starts");
-        let text = String::from_utf8(output.stdout).unwrap();
-        let list: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
-            panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
-        });
+        let list: Value = serde_json::from_str(&succeed(&mut list)).expect("it prints JSON");
         let rows = list["plugins"].as_array().expect("a list of plugins");
         let own = rows.iter().find(|row| {
             row["path"].as_str().is_some_and(|path| Path::new(path).starts_with(self.dir.path()))
         });
-        (own.expect("the plugin has a row").clone(), output.status.success())
+        own.expect("the plugin has a row").clone()
     }
 }
 
@@ -62,9 +58,8 @@ fn libraries(folder: &Path) -> Vec<PathBuf> {
 /// Program and plugins are one folder to be put anywhere: nothing may be looked for where it was built.
 #[test]
 fn the_mlx_plugin_is_ready_wherever_the_folder_is_copied() {
-    let (row, success) = Copied::new().row();
+    let row = Copied::new().row();
     assert_eq!(row["status"], "ready", "{row}");
-    assert!(success);
 }
 
 /// A library that did not come along is named; the program neither crashes nor is silent.
@@ -77,11 +72,10 @@ fn the_mlx_plugin_names_the_library_that_it_misses() {
     for library in all {
         let aside = copied.dir.path().join("aside");
         std::fs::rename(&library, &aside).unwrap();
-        let (row, success) = copied.row();
+        let row = copied.row();
         std::fs::rename(&aside, &library).unwrap();
         let name = library.file_name().unwrap().to_str().unwrap();
         assert_eq!(row["status"], "refused", "without {name}: {row}");
         assert!(row["reason"].as_str().unwrap().contains(name), "without {name}: {row}");
-        assert!(!success, "there is nothing to use without {name}");
     }
 }
