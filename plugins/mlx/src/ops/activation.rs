@@ -26,7 +26,7 @@ fn both(mlx: &Mlx, kind: &str, x: &Array) -> Result<(Array, Array), Error> {
             Ok((mlx.mul(x, &phi)?, mlx.add(&phi, &mlx.mul(x, &density)?)?))
         }
         _ => {
-            let (c, a) = (scalar(0.797_884_56)?, 0.044_715f32);
+            let (c, a) = (scalar(0.797_884_6)?, 0.044_715f32);
             let square = mlx.square(x)?;
             let inner = mlx.mul(&mlx.mul(&c, x)?, &mlx.add(&one, &mlx.mul(&scalar(a)?, &square)?)?)?;
             let t = mlx.tanh(&inner)?;

@@ -8,7 +8,7 @@ use super::Step;
 use crate::mlx::{self, Array};
 
 pub fn run(step: &Step) -> Result<Array, Error> {
-    let list = |name: &str| step.attrs.get_ints(name).iter().map(|&v| v as usize).collect::<Vec<_>>();
+    let list = |name: &str| step.attrs.get_ints(name);
     let mlx = step.mlx;
     let x = || step.operands[0];
     match step.op {

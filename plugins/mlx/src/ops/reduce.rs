@@ -7,7 +7,7 @@ use super::Step;
 use crate::mlx::Array;
 
 pub fn run(step: &Step) -> Result<Array, Error> {
-    let axes: Vec<usize> = step.attrs.get_ints("axes").iter().map(|&axis| axis as usize).collect();
+    let axes: Vec<usize> = step.attrs.get_ints("axes");
     if axes.is_empty() {
         return Ok(step.operands[0].clone());
     }
