@@ -128,7 +128,7 @@ impl Device for MlxDevice {
     fn properties(&self) -> JsonObject {
         let mut properties = JsonObject::new();
         // The options are plain data: numbers, words and lists always have a JSON form.
-        let plan: PlanOptions = ops::plan_options();
+        let plan: PlanOptions = ops::plan_options(self.found.gpu);
         properties.insert("plan".into(), serde_json::to_value(plan).unwrap_or_default());
         properties.insert("mlx".into(), mlx::version().into());
         properties.insert("compile".into(), self.compile.into());

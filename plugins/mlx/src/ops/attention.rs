@@ -11,11 +11,10 @@ use finetune_plugin_api::program::DType;
 use super::{Results, Step, scalar, scalar_u32};
 use crate::mlx::{Array, Closure, Mlx};
 
-/// What the gradient needs besides its operands and results: scores and their gradient, where MLX has no fused
-/// kernel for it.
-pub fn workspace() -> Vec<Term> {
-    let scores = |bytes| Term { bytes, dims: vec![(0, 0), (0, 2), (0, 1), (1, 1)], ..Term::default() };
-    vec![scores(4)]
+/// Scores and what is made of them, as many at a time as the gradient has where MLX has no fused kernel for it:
+/// on a Mac, on the processor, and where rows are short.
+pub fn workspace(bytes: usize) -> Vec<Term> {
+    vec![Term { bytes, dims: vec![(0, 0), (0, 2), (0, 1), (1, 1)], ..Term::default() }]
 }
 
 struct Shape {

@@ -2,8 +2,16 @@
 
 use finetune_plugin_api::export::Error;
 
+use finetune_plugin_api::plan::Term;
+
 use super::Step;
 use crate::mlx::{Array, Mlx};
+
+/// The operands, widened, on the processor.
+pub fn workspace() -> Vec<Term> {
+    let wide = |i| Term { bytes: 4, dims: vec![(i, -2), (i, -1)], half: Some(i), ..Term::default() };
+    vec![wide(0), wide(1)]
+}
 
 pub fn run(step: &Step) -> Result<Array, Error> {
     let mut operands = [step.operands[0].clone(), step.operands[1].clone()];

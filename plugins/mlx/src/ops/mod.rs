@@ -103,10 +103,14 @@ const IN_PLACE: &[&str] = &[
 
 /// How the host foresees the memory of a run. MLX places arrays by itself, at addresses that are multiples of a
 /// page for large ones; the order is the program's as far as one op needs another.
-pub fn plan_options() -> PlanOptions {
+pub fn plan_options(gpu: bool) -> PlanOptions {
     let mut workspace: BTreeMap<String, Vec<Term>> = BTreeMap::new();
     workspace.insert("linear_cross_entropy".into(), loss::workspace());
-    workspace.insert("attention_grad".into(), attention::workspace());
+    workspace.insert("attention".into(), attention::workspace(12));
+    workspace.insert("attention_grad".into(), attention::workspace(24));
+    if !gpu {
+        workspace.insert("matmul".into(), matmul::workspace());
+    }
     PlanOptions {
         strided_views: true,
         widening_views: false,
