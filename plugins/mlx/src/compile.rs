@@ -19,6 +19,8 @@ pub struct Compiled {
     updated: Vec<usize>,
     /// Arguments that attention reads as `start` and `valid`, and the number of keys.
     spans: Vec<(usize, usize, usize)>,
+    /// The closure's results in the order in which the program computes them, in parts.
+    groups: Vec<Vec<usize>>,
     compile: bool,
     variants: HashMap<Facts, Closure>,
 }
@@ -58,12 +60,18 @@ impl Compiled {
         spans.dedup();
         let position = |update: &finetune_plugin_api::program::Update| argument(update.state);
         let updated = program.updates().iter().filter_map(position).collect();
+        let groups = groups(&program);
         let (program, needed) = (Rc::new(program), Rc::new(needed));
-        Ok(Compiled { program, mlx, needed, updated, spans, compile, variants: HashMap::new() })
+        Ok(Compiled { program, mlx, needed, updated, spans, groups, compile, variants: HashMap::new() })
     }
 
     pub fn updated(&self) -> &[usize] {
         &self.updated
+    }
+
+    /// Results that are to be evaluated together, part after part.
+    pub fn groups(&self) -> &[Vec<usize>] {
+        &self.groups
     }
 
     /// The graph of a run: outputs, then new states.
@@ -81,6 +89,29 @@ impl Compiled {
         let plain = Closure::new(move |arguments| trace(&mlx, &program, &needed, &spans, arguments));
         if self.compile { plain.compiled() } else { Ok(plain) }
     }
+}
+
+/// Values of a program that are worth an evaluation of their own.
+const PART: usize = 16;
+
+/// The numbers of results, outputs and then updates, sorted by where they are defined and cut into parts.
+fn groups(program: &Program) -> Vec<Vec<usize>> {
+    let outputs = program.outputs().iter().map(|output| output.value);
+    let results: Vec<ValueId> = outputs.chain(program.updates().iter().map(|update| update.value)).collect();
+    let mut order: Vec<usize> = (0..results.len()).collect();
+    order.sort_by_key(|&i| results[i]);
+    let (mut groups, mut end): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
+    for i in order {
+        let at = results[i].index();
+        match groups.last_mut() {
+            Some(group) if at < end => group.push(i),
+            _ => {
+                groups.push(vec![i]);
+                end = at + PART;
+            }
+        }
+    }
+    groups
 }
 
 /// Which nodes outputs and updates need.

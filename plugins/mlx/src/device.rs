@@ -202,28 +202,25 @@ impl Device for MlxDevice {
         );
         let arrays: Vec<Array> =
             arguments.iter().map(|bound| bound.get().array(&self.mlx)).collect::<Result<_, _>>()?;
-        let mut results = compiled.apply(&facts, &arrays)?.into_iter();
+        let results = compiled.apply(&facts, &arrays)?;
         let missing = || Error::internal("the closure gave fewer arrays than the program has results");
+        let mut each = results.iter().cloned();
         for output in outputs.iter_mut() {
-            output.set(Contents::Whole(results.next().ok_or_else(missing)?));
+            output.set(Contents::Whole(each.next().ok_or_else(missing)?));
         }
         for &number in compiled.updated() {
             let buffer = arguments.get_mut(number).and_then(Bound::get_mut).ok_or_else(missing)?;
-            buffer.set(Contents::Whole(results.next().ok_or_else(missing)?));
+            buffer.set(Contents::Whole(each.next().ok_or_else(missing)?));
         }
         // Nothing but the graph holds the old state now, so MLX may write the new one in its place.
         drop(arrays);
-        let written = outputs.iter().map(|output| &output.contents);
-        let states = arguments.iter().filter_map(|bound| match bound {
-            Bound::Mut(buffer) => Some(&buffer.contents),
-            Bound::Shared(_) => None,
-        });
-        let borrowed: Vec<_> = written.chain(states).map(|contents| contents.borrow()).collect();
-        let arrays = borrowed.iter().filter_map(|contents| match &**contents {
-            Contents::Whole(array) => Some(array),
-            _ => None,
-        });
-        mlx::eval_async(&arrays.collect::<Vec<_>>())
+        // Left to itself MLX computes all results last, and what they are made of is there at once: every layer's
+        // gradient beside the sum that it is added to.
+        for group in compiled.groups() {
+            let group: Vec<&Array> = group.iter().filter_map(|&i| results.get(i)).collect();
+            mlx::eval_async(&group)?;
+        }
+        Ok(())
     }
 
     fn memory(&mut self) -> Result<MemoryInfo, Error> {
