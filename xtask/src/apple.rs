@@ -12,8 +12,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process;
 use crate::workspace::Workspace;
+use crate::{mlx, process};
 
 const TARGET: &str = "aarch64-apple-darwin";
 const PACKAGES: [&str; 2] = ["finetune-plugin-api", "finetune-host"];
@@ -25,6 +25,7 @@ pub fn check(workspace: &Workspace) -> Result<()> {
     {
         clippy.args(["--package", package]);
     }
+    clippy.args(mlx::check_arguments(workspace, TARGET)?);
     if !has_standard_library()? {
         let sysroot = sysroot(workspace).context(
             "the standard library for macOS could not be made here; where rustup can be reached, \

@@ -50,7 +50,7 @@ pub fn everything(workspace: &Workspace) -> Result<Built> {
 
 fn build_command(workspace: &Workspace) -> Command {
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--message-format=json-render-diagnostics"]);
+    cargo.args(["build", "--message-format=json-render-diagnostics"]).args(workspace.feature_arguments());
     cargo
 }
 
@@ -59,7 +59,7 @@ fn build(workspace: &Workspace, cargo: &mut Command) -> Result<Built> {
     let program = artifacts.program.context("cargo built no program `finetune`")?;
     let beside = program.parent().context("cargo named the program without its folder")?;
     let plugins = beside.join("plugins");
-    install::plugins(&artifacts.libraries, &plugins)?;
+    install::plugins(&artifacts.libraries, &workspace.libraries, &plugins)?;
     Ok(Built { program, plugins })
 }
 

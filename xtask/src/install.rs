@@ -17,14 +17,17 @@ const ASIDE_SUFFIX: &str = ".xtask-new";
 const OPEN_TO_RUN: u32 = 0o755;
 const OPEN_TO_READ: u32 = 0o644;
 
-/// Puts the libraries into `folder`, removes those put there earlier that are no longer built, and makes
-/// `folder/lib` for what plugins need beside them. Files of other origin stay as they are.
-pub fn plugins(libraries: &[impl AsRef<Path>], folder: &Path) -> Result<()> {
-    let lib = folder.join("lib");
-    fs::create_dir_all(&lib).with_context(|| format!("could not create the folder {}", lib.display()))?;
-    for path in [folder, &lib] {
-        set_mode(path, OPEN_TO_RUN)?;
-    }
+/// Puts the plugins into `folder` and what they need beside them into `folder/lib`; removes what was put there
+/// earlier and is no longer built. Files of other origin stay as they are.
+pub fn plugins(plugins: &[impl AsRef<Path>], needed: &[impl AsRef<Path>], folder: &Path) -> Result<()> {
+    fill(folder, plugins)?;
+    fill(&folder.join("lib"), needed)
+}
+
+fn fill(folder: &Path, libraries: &[impl AsRef<Path>]) -> Result<()> {
+    fs::create_dir_all(folder)
+        .with_context(|| format!("could not create the folder {}", folder.display()))?;
+    set_mode(folder, OPEN_TO_RUN)?;
     let mut names = BTreeSet::new();
     for library in libraries.iter().map(AsRef::as_ref) {
         let name = library.file_name().and_then(|name| name.to_str());
@@ -74,15 +77,16 @@ fn remove_stale(folder: &Path, current: &BTreeSet<String>) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         read => read.with_context(|| format!("could not read {}", list.display()))?,
     };
-    let is_plain =
-        |name: &str| Path::new(name).file_name() == Some(name.as_ref()) && is_library(Path::new(name));
+    // On Linux a version may follow the extension.
+    let is_library = |name: &str| is_library(Path::new(name)) || name.contains(".so.");
+    let is_plain = |name: &str| Path::new(name).file_name() == Some(name.as_ref()) && is_library(name);
     for name in earlier.lines().filter(|name| is_plain(name) && !current.contains(*name)) {
         let stale = folder.join(name);
         match fs::remove_file(&stale) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => {
-                removed.with_context(|| format!("could not remove the old plugin {}", stale.display()))?;
-                eprintln!("removed {}: the workspace no longer has this plugin", stale.display());
+                removed.with_context(|| format!("could not remove the old {}", stale.display()))?;
+                eprintln!("removed {}: it is no longer built", stale.display());
             }
         }
     }
@@ -105,6 +109,8 @@ fn set_mode(_path: &Path, _mode: u32) -> Result<()> {
 mod tests {
     use super::*;
     use std::path::PathBuf;
+
+    const NONE: &[PathBuf] = &[];
 
     /// A folder of its own for one test, empty at the start.
     fn scratch(name: &str) -> PathBuf {
@@ -134,10 +140,13 @@ mod tests {
         let folder = scratch("stale");
         let plugins_folder = folder.join("plugins");
         let (one, two) = (built(&folder, "libone.so", "1"), built(&folder, "libtwo.so", "2"));
-        plugins(&[&one, &two], &plugins_folder).unwrap();
+        let needed = built(&folder, "libneeded.so.3.10", "4");
+        plugins(&[&one, &two], &[&needed], &plugins_folder).unwrap();
+        assert_eq!(listing(&plugins_folder.join("lib")), [LIST, "libneeded.so.3.10"]);
         fs::write(plugins_folder.join("libtheirs.so"), "3").unwrap();
-        plugins(&[&two], &plugins_folder).unwrap();
+        plugins(&[&two], NONE, &plugins_folder).unwrap();
         assert_eq!(listing(&plugins_folder), [LIST, "lib", "libtheirs.so", "libtwo.so"]);
+        assert_eq!(listing(&plugins_folder.join("lib")), [LIST]);
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -150,7 +159,7 @@ mod tests {
         fs::create_dir_all(plugins_folder.join("lib")).unwrap();
         fs::write(plugins_folder.join("notes.txt"), "kept").unwrap();
         fs::write(plugins_folder.join(LIST), "../built/outside.so\nlib\nnotes.txt\n..\n\n").unwrap();
-        plugins(&[] as &[PathBuf], &plugins_folder).unwrap();
+        plugins(NONE, NONE, &plugins_folder).unwrap();
         assert!(outside.exists());
         assert_eq!(listing(&plugins_folder), [LIST, "lib", "notes.txt"]);
         fs::remove_dir_all(folder).unwrap();
@@ -165,14 +174,14 @@ mod tests {
         let plugins_folder = folder.join("plugins");
         let place = plugins_folder.join("libone.so");
         let one = built(&folder, "libone.so", "old");
-        plugins(&[&one], &plugins_folder).unwrap();
+        plugins(&[&one], NONE, &plugins_folder).unwrap();
         // Held open, so that the file system cannot hand the freed inode number out again.
         let mapped = fs::File::open(&place).unwrap();
         let first = mapped.metadata().unwrap().ino();
-        plugins(&[&one], &plugins_folder).unwrap();
+        plugins(&[&one], NONE, &plugins_folder).unwrap();
         assert_eq!(fs::metadata(&place).unwrap().ino(), first);
         built(&folder, "libone.so", "new");
-        plugins(&[&one], &plugins_folder).unwrap();
+        plugins(&[&one], NONE, &plugins_folder).unwrap();
         assert_ne!(fs::metadata(&place).unwrap().ino(), first);
         assert_eq!(fs::read_to_string(&place).unwrap(), "new");
         for path in [&place, &plugins_folder, &plugins_folder.join("lib")] {

@@ -4,6 +4,7 @@ mod apple;
 mod build;
 mod demo;
 mod install;
+mod mlx;
 mod process;
 mod real_model;
 mod test;
@@ -51,6 +52,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Set up what the MLX plugin is built with; the commands above do it by themselves
+    Mlx,
     /// Type-check and lint the macOS code, from Linux
     AppleCheck,
 }
@@ -66,7 +69,10 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> Result<ExitCode> {
-    let workspace = Workspace::load()?;
+    let mut workspace = Workspace::load()?;
+    if let Task::Build { .. } | Task::Demo { .. } | Task::Test { .. } = task {
+        workspace.with_mlx_where_possible();
+    }
     match task {
         Task::Build { release } => {
             let profile = if release { build::Profile::Release } else { build::Profile::Dev };
@@ -80,6 +86,10 @@ fn run(task: Task) -> Result<ExitCode> {
             let mut fuzz = workspace.cargo();
             fuzz.args(["run", "--package", "finetune-tests", "--bin", "fuzz", "--", "--seconds"]);
             process::run(fuzz.arg(seconds.to_string()))?;
+        }
+        Task::Mlx => {
+            mlx::set_up(&workspace)?;
+            println!("MLX is set up: with --features {} cargo builds its plugin.", mlx::FEATURE);
         }
         Task::AppleCheck => apple::check(&workspace)?,
     }

@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use crate::build::{self, Built};
 use crate::workspace::Workspace;
-use crate::{process, real_model};
+use crate::{mlx, process, real_model};
 
 /// Tests with this in their name train the real model.
 const REAL_MODEL: &str = "real_model";
+/// Tests with this in their name need the MLX plugin.
+const MLX_PLUGIN: &str = "mlx_plugin";
 
 /// Builds, then runs the tests whose name contains one of `filters` (all, if there are none).
 pub fn run(workspace: &Workspace, with_real_model: bool, filters: &[String]) -> Result<ExitCode> {
@@ -23,8 +25,8 @@ pub fn run(workspace: &Workspace, with_real_model: bool, filters: &[String]) -> 
     let examples = process::status(&mut tests.examples())?;
     let runner = if tests.has_nextest() { Runner::Nextest } else { Runner::Cargo };
     let main = process::status(&mut tests.main(runner))?;
-    if !with_real_model {
-        report_left_out(&tests.left_out(runner)?);
+    for (name, need) in tests.missing() {
+        report_left_out(&tests.left_out(runner, name)?, need);
     }
     let failed = [main, examples].into_iter().find(|status: &ExitStatus| !status.success());
     Ok(failed.map_or(ExitCode::SUCCESS, process::exit_code))
@@ -46,7 +48,8 @@ struct Tests<'a> {
 impl Tests<'_> {
     fn cargo(&self, arguments: &[&str]) -> Command {
         let mut cargo = self.workspace.cargo();
-        cargo.args(arguments);
+        let (command, rest) = split_at_dashes(arguments);
+        cargo.args(command).args(self.workspace.feature_arguments()).args(rest);
         cargo.env("FINETUNE_BIN", &self.built.program).env("FINETUNE_PLUGINS_DIR", &self.built.plugins);
         if let Some(model) = &self.model {
             cargo.env("FINETUNE_REAL_MODEL", model);
@@ -71,15 +74,22 @@ impl Tests<'_> {
             Runner::Nextest => self.cargo(&["nextest", "run", "--workspace", "--no-fail-fast", "--"]),
             Runner::Cargo => self.cargo(&["test", "--workspace", "--tests", "--no-fail-fast", "--"]),
         };
-        if self.model.is_none() {
-            cargo.args(["--skip", REAL_MODEL]);
+        for (name, _) in self.missing() {
+            cargo.args(["--skip", name]);
         }
         cargo.args(self.filters);
         cargo
     }
 
-    /// Names of the tests that the filters choose and that need the real model.
-    fn left_out(&self, runner: Runner) -> Result<Vec<String>> {
+    /// What marks tests that cannot be run now, and what they need.
+    fn missing(&self) -> Vec<(&'static str, &'static str)> {
+        let model = self.model.is_none().then_some((REAL_MODEL, "--real-model"));
+        let mlx = !self.workspace.features.contains(&mlx::FEATURE);
+        model.into_iter().chain(mlx.then_some((MLX_PLUGIN, "the MLX plugin"))).collect()
+    }
+
+    /// The tests that the filters choose and that are marked so.
+    fn left_out(&self, runner: Runner, mark: &str) -> Result<Vec<String>> {
         let mut cargo = match runner {
             Runner::Nextest => self.cargo(&[
                 "nextest",
@@ -100,9 +110,15 @@ impl Tests<'_> {
             }
             Runner::Cargo => listed_by_cargo_test(&text),
         };
-        names.retain(|name| name.contains(REAL_MODEL));
+        names.retain(|name| name.contains(mark));
         Ok(names)
     }
+}
+
+/// What cargo reads, and what the tests' own programs do.
+fn split_at_dashes<'a, 'b>(arguments: &'a [&'b str]) -> (&'a [&'b str], &'a [&'b str]) {
+    let dashes = arguments.iter().position(|argument| *argument == "--").unwrap_or(arguments.len());
+    arguments.split_at(dashes)
 }
 
 fn listed_by_nextest(list: &Value) -> Vec<String> {
@@ -121,11 +137,11 @@ fn listed_by_cargo_test(text: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-fn report_left_out(names: &[String]) {
+fn report_left_out(names: &[String], need: &str) {
     if names.is_empty() {
         return;
     }
-    eprintln!("\nnot run (needs --real-model):");
+    eprintln!("\nnot run (needs {need}):");
     for name in names {
         eprintln!("  {name}");
     }

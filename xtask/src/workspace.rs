@@ -7,13 +7,17 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::process;
+use crate::{mlx, process};
 
 pub struct Workspace {
     pub root: PathBuf,
     /// Where cargo builds: `target`, unless the user's configuration or `CARGO_TARGET_DIR` says otherwise.
     pub target: PathBuf,
     pub plugins: Vec<Plugin>,
+    /// What plugins need in `lib` beside them.
+    pub libraries: Vec<PathBuf>,
+    /// Features without which a plugin is empty.
+    pub features: Vec<&'static str>,
 }
 
 /// A member under `plugins/` that builds a dynamic library.
@@ -41,7 +45,27 @@ impl Workspace {
         };
         let root = path("workspace_root")?;
         let plugins = plugins(&metadata, &root.join("plugins"));
-        Ok(Self { target: path("target_directory")?, root, plugins })
+        let (libraries, features) = (Vec::new(), Vec::new());
+        Ok(Self { target: path("target_directory")?, root, plugins, libraries, features })
+    }
+
+    /// Makes the MLX plugin one of those that are built, or says why it is not.
+    pub fn with_mlx_where_possible(&mut self) {
+        match mlx::set_up(self) {
+            Ok(ready) => {
+                self.libraries.extend(ready.libraries);
+                self.features.push(mlx::FEATURE);
+            }
+            Err(error) => {
+                eprintln!("The MLX plugin is left out: {error:#}.");
+                self.plugins.retain(|plugin| plugin.package != mlx::PACKAGE);
+            }
+        }
+    }
+
+    /// The arguments that turn the features on.
+    pub fn feature_arguments(&self) -> Vec<&str> {
+        self.features.iter().flat_map(|feature| ["--features", feature]).collect()
     }
 
     /// cargo, the same that runs this program, in the root.
