@@ -6,8 +6,17 @@ use finetune_tests::{assert_close, events, finetune, goldens, json_lines, number
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-/// How far a loss may be from torch's in f32, relative.
-const LOSS: f64 = 1e-4;
+/// A back end that is held to the goldens.
+#[derive(Clone, Copy)]
+struct Backend {
+    name: &'static str,
+    /// How far a loss may be from torch's in f32, relative.
+    loss: f64,
+}
+
+const CPU: Backend = Backend { name: "cpu", loss: 1e-4 };
+const MLX: Backend = Backend { name: "mlx", loss: 5e-4 };
+
 /// The gradient's norm is a sum over far more terms than the loss.
 const GRADIENT: f64 = 1e-3;
 
@@ -26,13 +35,25 @@ const CASES: [&str; 10] = [
 ];
 
 macro_rules! cases {
-    ($($test:ident $case:literal;)*) => {$(
-        #[test]
-        fn $test() {
-            assert!(CASES.contains(&$case));
-            case($case);
+    ($($test:ident $case:literal;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                assert!(CASES.contains(&$case));
+                case($case, CPU);
+            }
+        )*
+
+        /// The same on MLX, where it is set up.
+        mod mlx_plugin {
+            $(
+                #[test]
+                fn $test() {
+                    super::case($case, super::MLX);
+                }
+            )*
         }
-    )*};
+    };
 }
 
 cases! {
@@ -60,24 +81,24 @@ fn every_case_is_tested() {
     assert_eq!(found, CASES);
 }
 
-fn case(name: &str) {
+fn case(name: &str, backend: Backend) {
     let case = goldens().join(name);
     let expected: Value =
         serde_json::from_slice(&std::fs::read(case.join("expected.json")).unwrap()).unwrap();
     let model = case.join(expected["model"].as_str().unwrap());
-    evaluates_like_transformers(&case, &model, &expected);
+    evaluates_like_transformers(&case, &model, &expected, backend);
     for run in expected["runs"].as_array().unwrap() {
-        trains_like_torch(name, &case, &model, run);
+        trains_like_torch(name, &case, &model, run, backend);
     }
     if let Some(run) = expected["runs"].get(0) {
         for (what, model) in variants(&case, &model, &expected) {
-            trains_like_torch(&format!("{name} as {what}"), &case, model.path(), run);
+            trains_like_torch(&format!("{name} as {what}"), &case, model.path(), run, backend);
         }
     }
 }
 
 /// The first batch's loss, through `finetune eval` on a file with just its rows.
-fn evaluates_like_transformers(case: &Path, model: &Path, expected: &Value) {
+fn evaluates_like_transformers(case: &Path, model: &Path, expected: &Value, backend: Backend) {
     let batch = &expected["batch"];
     let rows =
         batch["rows"].as_u64().map_or_else(|| batch["rows"].as_array().unwrap().len(), |rows| rows as usize);
@@ -87,19 +108,19 @@ fn evaluates_like_transformers(case: &Path, model: &Path, expected: &Value) {
     let first = dir.path().join("first.jsonl");
     let lines: Vec<&str> = text.lines().take(rows).collect();
     std::fs::write(&first, lines.join("\n")).unwrap();
-    let mut command = finetune(["eval", "--json", "--backend", "cpu", "--precision", "f32"]);
+    let mut command = finetune(["eval", "--json", "--backend", backend.name, "--precision", "f32"]);
     command.arg("--seq-len").arg(batch["seq_len"].to_string()).arg("--plugins").arg(plugins());
     let lines = json_lines(&succeed(command.arg("--model").arg(model).arg("--data").arg(&first)));
     let eval = events(&lines, "eval")[0];
     assert_eq!(eval["tokens"], batch["tokens"]);
-    assert_close(number(eval, "loss"), number(batch, "loss"), LOSS, "loss of the first batch");
+    assert_close(number(eval, "loss"), number(batch, "loss"), backend.loss, "loss of the first batch");
 }
 
-fn trains_like_torch(name: &str, case: &Path, model: &Path, run: &Value) {
+fn trains_like_torch(name: &str, case: &Path, model: &Path, run: &Value, backend: Backend) {
     let what = format!("{name}, {}", run["name"].as_str().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
-    let lines = json_lines(&succeed(command(case, model, run, &out).arg("--json")));
+    let lines = json_lines(&succeed(command(case, model, run, &out, backend).arg("--json")));
     let steps = events(&lines, "step");
     let wanted = run["steps"].as_array().unwrap();
     assert_eq!(steps.len(), wanted.len(), "{what}: steps");
@@ -108,7 +129,7 @@ fn trains_like_torch(name: &str, case: &Path, model: &Path, run: &Value) {
         assert_eq!(got["step"], want["step"], "{at}");
         assert_eq!(got["tokens"], want["tokens"], "{at}");
         assert_close(number(got, "lr"), number(want, "lr"), 1e-9, &format!("{at}: lr"));
-        check(run, "loss", Some(i), number(got, "loss"), number(want, "loss"), LOSS, &at);
+        check(run, "loss", Some(i), number(got, "loss"), number(want, "loss"), backend.loss, &at);
         check(run, "grad_norm", Some(i), number(got, "grad_norm"), number(want, "grad_norm"), GRADIENT, &at);
     }
     let evals = events(&lines, "eval");
@@ -120,7 +141,7 @@ fn trains_like_torch(name: &str, case: &Path, model: &Path, run: &Value) {
             None,
             number(eval, "loss"),
             number(&run[key], "loss"),
-            LOSS,
+            backend.loss,
             &format!("{what}: {key}"),
         );
     }
@@ -142,8 +163,8 @@ fn check(run: &Value, key: &str, index: Option<usize>, got: f64, want: f64, rela
     );
 }
 
-fn command(case: &Path, model: &Path, run: &Value, out: &Path) -> std::process::Command {
-    let mut command = finetune(["train", "--backend", "cpu", "--save-every", "5"]);
+fn command(case: &Path, model: &Path, run: &Value, out: &Path, backend: Backend) -> std::process::Command {
+    let mut command = finetune(["train", "--backend", backend.name, "--save-every", "5"]);
     command.arg("--plugins").arg(plugins()).arg("--model").arg(model).arg("--out").arg(out);
     for key in ["data", "valid", "adapter"] {
         if let Some(path) = run[key].as_str() {

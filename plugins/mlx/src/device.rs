@@ -1,0 +1,246 @@
+//! The device: buffers, memory, compiled programs.
+
+use std::cell::RefCell;
+
+use finetune_plugin_api::export::{Bound, Device, Error, HostBytes, JsonObject, MemoryInfo, serde_json};
+use finetune_plugin_api::plan::PlanOptions;
+use finetune_plugin_api::program::{DType, Program, TensorType};
+
+use crate::compile::{Compiled, Facts};
+use crate::mlx::{self, Array, Mlx};
+use crate::ops;
+use crate::probe::Found;
+
+/// A tensor of the device.
+pub struct Buffer {
+    ty: TensorType,
+    contents: RefCell<Contents>,
+    /// The elements, where the host wrote them and they are few numbers of type `u32`: programs look at them.
+    pub(crate) known: Option<Vec<u32>>,
+}
+
+enum Contents {
+    /// Nothing was written. Takes no memory: an output's array comes with the first run.
+    Empty,
+    /// Being written in parts by the host; what was not is zero.
+    Partly(Vec<u8>),
+    Whole(Array),
+}
+
+/// Numbers that programs may look at before they run.
+const KNOWN: usize = 1 << 16;
+
+impl Buffer {
+    fn new(ty: &TensorType, contents: Contents) -> Buffer {
+        Buffer { ty: ty.clone(), contents: RefCell::new(contents), known: None }
+    }
+
+    /// Its array, made if need be.
+    fn array(&self, mlx: &Mlx) -> Result<Array, Error> {
+        let mut contents = self.contents.borrow_mut();
+        let array = match &*contents {
+            Contents::Whole(array) => return Ok(array.clone()),
+            Contents::Empty => mlx.zeros(&self.ty.shape, self.ty.dtype)?,
+            Contents::Partly(bytes) => mlx::from_bytes(bytes, &self.ty.shape, self.ty.dtype)?,
+        };
+        *contents = Contents::Whole(array.clone());
+        Ok(array)
+    }
+
+    fn set(&mut self, contents: Contents) {
+        self.known = None;
+        self.contents.replace(contents);
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        if self.ty.dtype == DType::U32 && bytes.len() <= 4 * KNOWN {
+            let number = |four: &[u8]| u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+            self.known = Some(bytes.chunks_exact(4).map(number).collect());
+        }
+    }
+}
+
+/// An open device.
+pub struct MlxDevice {
+    mlx: std::rc::Rc<Mlx>,
+    found: Found,
+    compile: bool,
+    total: u64,
+}
+
+impl MlxDevice {
+    pub(crate) fn new(found: Found, compile: bool) -> Result<MlxDevice, Error> {
+        let mlx = std::rc::Rc::new(Mlx::on(found.gpu, found.index)?);
+        let total = found.memory().total;
+        limit_memory(&found, total)?;
+        Ok(MlxDevice { mlx, found, compile, total })
+    }
+
+    /// Reads the bytes that a buffer has now, all of them.
+    fn bytes(&self, buffer: &Buffer) -> Result<Vec<u8>, Error> {
+        if let Contents::Partly(bytes) = &*buffer.contents.borrow() {
+            return Ok(bytes.clone());
+        }
+        let mut bytes = vec![0; buffer.ty.bytes()];
+        self.read(buffer, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read(&self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
+        let array = self.mlx.contiguous(&buffer.array(&self.mlx)?)?;
+        mlx::eval(&[&array])?;
+        mlx::copy_bytes(&array, offset, into)
+    }
+}
+
+/// MLX keeps freed memory for reuse, and by default as much as there is. What is kept is bounded, so that a run
+/// over many shapes does not grow without end; and MLX says that memory is short before the driver does.
+fn limit_memory(found: &Found, total: u64) -> Result<(), Error> {
+    if !found.gpu || total == 0 {
+        return Ok(());
+    }
+    let total = usize::try_from(total).unwrap_or(usize::MAX);
+    let failed = |_| mlx::failure();
+    mlx_rs::memory::set_memory_limit(total / 100 * 95).map_err(failed)?;
+    mlx_rs::memory::set_cache_limit(total / 4).map_err(failed)?;
+    if cfg!(target_os = "macos") {
+        // Systems before macOS 15 cannot; then memory is wired as the system sees fit.
+        let _ = mlx_rs::memory::set_wired_limit(total);
+    }
+    Ok(())
+}
+
+fn limits(dims: &TensorType) -> Result<(), Error> {
+    mlx::dtype(dims.dtype)?;
+    mlx::ints(&dims.shape).map(|_| ()).map_err(Error::untouched)
+}
+
+impl Device for MlxDevice {
+    type Buffer = Buffer;
+    type Compiled = Compiled;
+
+    const ASYNCHRONOUS: bool = true;
+
+    fn ops(&self) -> Vec<&'static str> {
+        ops::NATIVE.to_vec()
+    }
+
+    fn properties(&self) -> JsonObject {
+        let mut properties = JsonObject::new();
+        // The options are plain data: numbers, words and lists always have a JSON form.
+        let plan: PlanOptions = ops::plan_options();
+        properties.insert("plan".into(), serde_json::to_value(plan).unwrap_or_default());
+        properties.insert("mlx".into(), mlx::version().into());
+        properties.insert("compile".into(), self.compile.into());
+        properties
+    }
+
+    fn allocate(&mut self, ty: &TensorType) -> Result<Buffer, Error> {
+        limits(ty)?;
+        Ok(Buffer::new(ty, Contents::Empty))
+    }
+
+    fn adopt(&mut self, ty: &TensorType, memory: HostBytes) -> Result<Buffer, Error> {
+        limits(ty)?;
+        let array = mlx::from_bytes(memory.as_slice(), &ty.shape, ty.dtype)?;
+        let mut buffer = Buffer::new(ty, Contents::Whole(array));
+        buffer.remember(memory.as_slice());
+        Ok(buffer)
+    }
+
+    fn upload(&mut self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        let total = buffer.ty.bytes();
+        if offset == 0 && bytes.len() == total {
+            let array = mlx::from_bytes(bytes, &buffer.ty.shape, buffer.ty.dtype)?;
+            buffer.set(Contents::Whole(array));
+            buffer.remember(bytes);
+            return Ok(());
+        }
+        let taken = buffer.contents.replace(Contents::Empty);
+        let mut partly = match taken {
+            Contents::Empty => vec![0; total],
+            Contents::Partly(bytes) => bytes,
+            whole => {
+                buffer.contents.replace(whole);
+                self.bytes(buffer)?
+            }
+        };
+        let range = partly.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
+        let range = range.ok_or_else(|| {
+            let end = offset.saturating_add(bytes.len());
+            Error::invalid_argument(format!("bytes {offset} to {end} are not in the buffer")).untouched()
+        })?;
+        range.copy_from_slice(bytes);
+        // The last part of a tensor that comes in parts: it need not be held twice until it is used.
+        let contents = if offset + bytes.len() == total {
+            Contents::Whole(mlx::from_bytes(&partly, &buffer.ty.shape, buffer.ty.dtype)?)
+        } else {
+            Contents::Partly(partly)
+        };
+        buffer.set(contents);
+        Ok(())
+    }
+
+    fn download(&mut self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
+        self.read(buffer, offset, into)
+    }
+
+    fn compile(&mut self, program: Program) -> Result<Compiled, Error> {
+        program.types().iter().try_for_each(limits)?;
+        Compiled::new(self.mlx.clone(), program, self.compile)
+    }
+
+    fn run(
+        &mut self,
+        compiled: &mut Compiled,
+        arguments: &mut [Bound<'_, Buffer>],
+        outputs: &mut [&mut Buffer],
+    ) -> Result<(), Error> {
+        let facts = Facts::of(
+            compiled,
+            &arguments.iter().map(|bound| bound.get().known.as_deref()).collect::<Vec<_>>(),
+        );
+        let arrays: Vec<Array> =
+            arguments.iter().map(|bound| bound.get().array(&self.mlx)).collect::<Result<_, _>>()?;
+        let mut results = compiled.apply(&facts, &arrays)?.into_iter();
+        let missing = || Error::internal("the closure gave fewer arrays than the program has results");
+        for output in outputs.iter_mut() {
+            output.set(Contents::Whole(results.next().ok_or_else(missing)?));
+        }
+        for &number in compiled.updated() {
+            let buffer = arguments.get_mut(number).and_then(Bound::get_mut).ok_or_else(missing)?;
+            buffer.set(Contents::Whole(results.next().ok_or_else(missing)?));
+        }
+        // Nothing but the graph holds the old state now, so MLX may write the new one in its place.
+        drop(arrays);
+        let written = outputs.iter().map(|output| &output.contents);
+        let states = arguments.iter().filter_map(|bound| match bound {
+            Bound::Mut(buffer) => Some(&buffer.contents),
+            Bound::Shared(_) => None,
+        });
+        let borrowed: Vec<_> = written.chain(states).map(|contents| contents.borrow()).collect();
+        let arrays = borrowed.iter().filter_map(|contents| match &**contents {
+            Contents::Whole(array) => Some(array),
+            _ => None,
+        });
+        mlx::eval_async(&arrays.collect::<Vec<_>>())
+    }
+
+    fn memory(&mut self) -> Result<MemoryInfo, Error> {
+        let failed = |_| mlx::failure();
+        let used = mlx_rs::memory::active_memory().map_err(failed)? as u64;
+        let peak = mlx_rs::memory::peak_memory().map_err(failed)? as u64;
+        let cached = mlx_rs::memory::cache_memory().map_err(failed)? as u64;
+        let available =
+            if self.found.gpu { self.total.saturating_sub(used) } else { self.found.memory().available };
+        Ok(MemoryInfo { used, peak: peak.max(used), cached, total: self.total, available })
+    }
+
+    fn reset_peak(&mut self) -> Result<(), Error> {
+        mlx_rs::memory::reset_peak_memory().map_err(|_| mlx::failure())
+    }
+
+    fn synchronize(&mut self) -> Result<(), Error> {
+        self.mlx.synchronize()
+    }
+}
