@@ -7,8 +7,8 @@
 //! On the processor the closure is replayed without MLX's own compiler, which would call a C++ compiler for every
 //! fused kernel; and everything is computed in f32, because MLX's products of shorter types are slow there.
 //!
-//! Options of `open`: `compile`, whether MLX compiles the closure (by default on a GPU only). The environment
-//! variable `FINETUNE_MLX_TF32=1` allows TF32 for products of f32, which are of f32 without it.
+//! Options of `open`: `compile`, whether MLX compiles the closure (by default what the environment variable
+//! `FINETUNE_MLX_COMPILE` says, 1 or 0, else on a GPU only). The environment variable `FINETUNE_MLX_TF32=1` allows TF32 for products of f32, which are of f32 without it.
 #![cfg(feature = "mlx")]
 
 #[cfg(target_os = "linux")]
@@ -44,7 +44,8 @@ impl Plugin for Mlx {
                 "there is no mlx device {index}; there are {count}, counted from 0"
             ))
         })?;
-        let compile = options.get::<bool>("compile")?.unwrap_or(found.gpu);
+        let asked = std::env::var("FINETUNE_MLX_COMPILE").ok().map(|value| value == "1");
+        let compile = options.get::<bool>("compile")?.or(asked).unwrap_or(found.gpu);
         MlxDevice::new(found, compile)
     }
 }
