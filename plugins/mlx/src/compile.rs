@@ -140,5 +140,11 @@ fn trace(
     let outputs = program.outputs().iter().map(|output| output.value);
     let results = outputs.chain(program.updates().iter().map(|update| update.value));
     let missing = || Error::internal("a result of the program was not computed");
-    results.map(|value| values[value.index()].clone().ok_or_else(missing)).collect()
+    let result = |value: ValueId| {
+        let array = values[value.index()].as_ref().ok_or_else(missing)?;
+        // MLX's compiler makes equal scalars one and forgets that a result was among them: a copy is no scalar
+        // to it.
+        if program.ty(value).elements() == 1 { mlx.copy(array) } else { Ok(array.clone()) }
+    };
+    results.map(result).collect()
 }

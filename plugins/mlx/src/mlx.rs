@@ -552,6 +552,10 @@ impl Mlx {
         outputs.arrays()?.pop().ok_or_else(|| Error::internal("MLX gave no array"))
     }
 
+    pub fn copy(&self, a: &Array) -> Result<Array, Error> {
+        self.op(|out, s| unsafe { mlx_sys::mlx_copy(out, a.as_ptr(), s) })
+    }
+
     pub fn contiguous(&self, a: &Array) -> Result<Array, Error> {
         self.op(|out, s| unsafe { mlx_sys::mlx_contiguous(out, a.as_ptr(), false, s) })
     }

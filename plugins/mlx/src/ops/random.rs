@@ -46,10 +46,10 @@ fn words(
     let blocks = channels.div_ceil(4);
     let shape = [rows, blocks];
     let column = |x: &Array| mlx.broadcast(&mlx.reshape(x, &[rows, 1])?, &shape);
-    let block = mlx.add(
-        &mlx.reshape(&mlx.count(blocks, DType::U32)?, &[1, blocks])?,
-        &scalar_u32((site as u32) << 16)?,
-    )?;
+    // Of one element, but no scalar: those are written into fused kernels, and every site would be a kernel of
+    // its own for MLX to compile.
+    let site = mlx::from_bytes(&((site as u32) << 16).to_ne_bytes(), &[1, 1], DType::U32)?;
+    let block = mlx.add(&mlx.reshape(&mlx.count(blocks, DType::U32)?, &[1, blocks])?, &site)?;
     let time = mlx.broadcast(&mlx.reshape(time, &[1, 1])?, &shape)?;
     let mut counter = [column(position)?, column(example)?, time, mlx.broadcast(&block, &shape)?];
     let key = |i: usize| mlx.reshape(&mlx.slice(seed, &[i], &[1])?, &[1, 1]);
