@@ -53,6 +53,10 @@ pub fn prepare() {
         let _ = mlx_rs::memory::active_memory();
         // SAFETY: the handler is a function of this library, which is never unloaded.
         unsafe { mlx_sys::mlx_set_error_handler(Some(keep_message), std::ptr::null_mut(), None) };
+        // MLX would make equal expressions one: what the backward pass computes again, in f32 even, would be kept
+        // from the forward pass on, for every layer. A program says itself what is computed once.
+        // SAFETY: sets a number.
+        unsafe { mlx_sys::mlx_set_compile_mode(mlx_sys::mlx_compile_mode__MLX_COMPILE_MODE_NO_SIMPLIFY) };
     });
 }
 

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""LoRA on a shape with random weights: finetune, and beside it another program on the same work.
+
+    tests/bench/lora.py --finetune target/release/finetune --backend mlx [--peer mlx_lora.py] [--preset llama-1b ...]
+
+Prints one JSON line a program and preset: tokens a second (the median of the steps after the warm-up) and the peak
+of memory. The presets are shapes of known models; weights are random and tokens are those of a text, rows full.
+--peer is a program that takes --model PRESET --method --rank --batch --seq --steps --warmup --dtype and prints one
+JSON line with tokens_per_s and peak_mib. It runs in turn with finetune, so that both see the same machine.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+DEMO = pathlib.Path(__file__).resolve().parents[2] / "demo"
+
+
+def llama(vocab, hidden, inner, layers, heads, key_heads, theta):
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab, "hidden_size": hidden,
+        "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": key_heads, "rms_norm_eps": 1e-5, "rope_theta": theta, "hidden_act": "silu",
+        "max_position_embeddings": 8192, "tie_word_embeddings": True, "initializer_range": 0.02,
+        "bos_token_id": 0, "eos_token_id": 0, "torch_dtype": "bfloat16",
+    }
+
+
+# Shape, batch, length.
+PRESETS = {
+    "llama-1b": (llama(128256, 2048, 8192, 16, 32, 8, 500000.0), 4, 1024),
+    "smollm2-135m": (llama(49152, 576, 1536, 30, 9, 3, 100000.0), 8, 1024),
+    "tiny": (llama(2048, 64, 160, 2, 4, 2, 10000.0), 2, 64),
+}
+
+
+def last_json(command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{command[0]} failed with exit status {done.returncode}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def finetune(a, preset, folder):
+    shape, batch, length = PRESETS[preset]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(shape))
+    (folder / "tokenizer.json").write_bytes((DEMO / "tokenizer.json").read_bytes())
+    # A row is cut at the length; each is longer than that in tokens of any tokenizer that merges up to 8 letters.
+    text = " ".join((DEMO / "train.txt").read_text().split())
+    row = 8 * length
+    starts = range(0, max(1, len(text) - row), max(1, (len(text) - row) // 64))
+    rows = [{"text": (text[start:] + " " + text)[:row]} for start in starts]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps = a.warmup + a.steps
+    command = [a.finetune, "train", "--json", "--backend", a.backend, "--model", folder / "config.json",
+               "--data", folder / "rows.jsonl", "--out", folder / "run", "--method", "lora", "--rank", a.rank,
+               "--precision", a.precision, "--batch", batch, "--seq-len", length, "--lr", 1e-4,
+               "--weight-decay", 0.0, "--steps", steps, "--save-every", steps]
+    if a.plugins:
+        command += ["--plugins", a.plugins]
+    events = last_json([str(part) for part in command])
+    start = next(event for event in events if event["event"] == "start")
+    timed = [event for event in events if event["event"] == "step" and event["step"] > a.warmup]
+    tokens = {event["tokens"] for event in timed}
+    return {
+        "program": "finetune", "backend": start["backend"], "device": start["device"], "preset": preset,
+        "tokens_per_step": sorted(tokens),
+        "tokens_per_s": statistics.median(event["tokens"] / event["step_s"] for event in timed),
+        "peak_mib": max(event["memory_bytes"] for event in timed) / 2**20,
+        "planned_mib": start["peak_bytes_planned"] / 2**20, "losses": [event["loss"] for event in timed],
+    }
+
+
+def peer(a, preset):
+    _, batch, length = PRESETS[preset]
+    command = [sys.executable, a.peer, "--model", preset, "--method", "lora", "--rank", a.rank, "--batch", batch,
+               "--seq", length, "--steps", a.steps, "--warmup", a.warmup, "--dtype", a.precision]
+    line = last_json([str(part) for part in command])[-1]
+    return {"program": line.get("peer", a.peer), "preset": preset, "tokens_per_s": line["tokens_per_s"],
+            "peak_mib": line["peak_mib"]}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--finetune", default="target/release/finetune")
+    p.add_argument("--plugins")
+    p.add_argument("--backend", default="mlx")
+    p.add_argument("--peer")
+    p.add_argument("--preset", nargs="+", choices=sorted(PRESETS), default=["llama-1b", "smollm2-135m"])
+    p.add_argument("--rank", type=int, default=16)
+    p.add_argument("--steps", type=int, default=10)
+    p.add_argument("--warmup", type=int, default=4)
+    p.add_argument("--precision", default="bf16", choices=["bf16", "f32"])
+    a = p.parse_args()
+    for preset in a.preset:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(finetune(a, preset, pathlib.Path(folder) / "model")), flush=True)
+        if a.peer:
+            print(json.dumps(peer(a, preset)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
