@@ -59,7 +59,8 @@ fn build(workspace: &Workspace, cargo: &mut Command) -> Result<Built> {
     let program = artifacts.program.context("cargo built no program `finetune`")?;
     let beside = program.parent().context("cargo named the program without its folder")?;
     let plugins = beside.join("plugins");
-    install::plugins(&artifacts.libraries, &workspace.libraries, &plugins)?;
+    let files: Vec<_> = artifacts.libraries.iter().chain(&workspace.beside).collect();
+    install::plugins(&files, &workspace.libraries, &plugins)?;
     Ok(Built { program, plugins })
 }
 

@@ -17,8 +17,8 @@ const ASIDE_SUFFIX: &str = ".xtask-new";
 const OPEN_TO_RUN: u32 = 0o755;
 const OPEN_TO_READ: u32 = 0o644;
 
-/// Puts the plugins into `folder` and what they need beside them into `folder/lib`; removes what was put there
-/// earlier and is no longer built. Files of other origin stay as they are.
+/// Puts the plugins into `folder`, with what they need beside them, and the libraries that they need into
+/// `folder/lib`; removes what was put there earlier and is no longer built. Files of other origin stay as they are.
 pub fn plugins(plugins: &[impl AsRef<Path>], needed: &[impl AsRef<Path>], folder: &Path) -> Result<()> {
     fill(folder, plugins)?;
     fill(&folder.join("lib"), needed)
@@ -77,8 +77,9 @@ fn remove_stale(folder: &Path, current: &BTreeSet<String>) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         read => read.with_context(|| format!("could not read {}", list.display()))?,
     };
-    // On Linux a version may follow the extension.
-    let is_library = |name: &str| is_library(Path::new(name)) || name.contains(".so.");
+    // On Linux a version may follow the extension; on macOS kernels for the GPU are a file of their own.
+    let is_library =
+        |name: &str| is_library(Path::new(name)) || name.contains(".so.") || name.ends_with(".metallib");
     let is_plain = |name: &str| Path::new(name).file_name() == Some(name.as_ref()) && is_library(name);
     for name in earlier.lines().filter(|name| is_plain(name) && !current.contains(*name)) {
         let stale = folder.join(name);

@@ -16,6 +16,8 @@ pub struct Workspace {
     pub plugins: Vec<Plugin>,
     /// What plugins need in `lib` beside them.
     pub libraries: Vec<PathBuf>,
+    /// What they need beside them, once they are built.
+    pub beside: Vec<PathBuf>,
     /// Features without which a plugin is empty.
     pub features: Vec<&'static str>,
 }
@@ -45,8 +47,8 @@ impl Workspace {
         };
         let root = path("workspace_root")?;
         let plugins = plugins(&metadata, &root.join("plugins"));
-        let (libraries, features) = (Vec::new(), Vec::new());
-        Ok(Self { target: path("target_directory")?, root, plugins, libraries, features })
+        let (libraries, beside, features) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { target: path("target_directory")?, root, plugins, libraries, beside, features })
     }
 
     /// Makes the MLX plugin one of those that are built, or says why it is not.
@@ -54,6 +56,7 @@ impl Workspace {
         match mlx::set_up(self) {
             Ok(ready) => {
                 self.libraries.extend(ready.libraries);
+                self.beside.extend(ready.beside);
                 self.features.push(mlx::FEATURE);
             }
             Err(error) => {

@@ -530,7 +530,7 @@ impl Mlx {
         })
     }
 
-    /// The block of that shape from `start`, i32[1], on along `axis`.
+    /// The block of that shape from `start`, i32`[1]`, on along `axis`.
     pub fn slice_at(&self, a: &Array, start: &Array, axis: usize, size: &[usize]) -> Result<Array, Error> {
         let (axes, size) = (ints(&[axis])?, ints(size)?);
         self.op(|out, s| unsafe {

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::sources::{self, bindings, create, files, mlx_sys, wheels, write};
-use super::{Ready, require};
+use super::{Ready, configure, require};
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -30,8 +30,8 @@ pub fn set_up(workspace: &Workspace) -> Result<Ready> {
         eprintln!("Setting up MLX, once: a minute or two.");
         sources::make(workspace, &place, |work| Making { workspace, work }.all())?;
     }
-    configure(workspace, &place)?;
-    Ok(Ready { libraries: files(&place.join("lib"), |_| true)? })
+    configure(workspace, &configuration(&place)?)?;
+    Ok(Ready { libraries: files(&place.join("lib"), |_| true)?, beside: Vec::new() })
 }
 
 /// Where the result is kept. Whatever it depends on is in its name: cargo does not notice when a library changes
@@ -121,19 +121,7 @@ fn same_version(headers: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes the cargo configuration that `.cargo/config.toml` includes, unless it says so already.
-fn configure(workspace: &Workspace, place: &Path) -> Result<()> {
-    let text = configuration(place)?;
-    let file = workspace.root.join(".cargo/mlx.toml");
-    if fs::read_to_string(&file).is_ok_and(|present| present == text) {
-        return Ok(());
-    }
-    // Whole at any time: every cargo in this checkout reads it.
-    let aside = file.with_extension(format!("{}.new", std::process::id()));
-    write(&aside, &text)?;
-    fs::rename(&aside, &file).with_context(|| format!("could not write {}", file.display()))
-}
-
+/// What stands in for the build script of mlx-sys.
 fn configuration(place: &Path) -> Result<String> {
     // JSON's strings are TOML's.
     let quoted = |before: &str, path: &Path| -> Result<String> {
@@ -142,8 +130,7 @@ fn configuration(place: &Path) -> Result<String> {
     };
     let libraries = place.join("lib");
     Ok(format!(
-        "# Written by `cargo xtask mlx`; stands in for the build script of mlx-sys.\n\
-         [target.{TARGET}.mlx]\n\
+        "[target.{TARGET}.mlx]\n\
          rustc-link-search = [{}, {}]\n\
          rustc-link-lib = [\"static=mlxc\", \"dylib=mlx\", \"dylib=stdc++\"]\n\
          rustc-env = {{ OUT_DIR = {} }}\n\
