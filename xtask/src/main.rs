@@ -32,7 +32,7 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Train a small model on the text of demo/, in about a minute
+    /// Give a small model a new voice, and show text before and after; training takes about a minute
     Demo {
         /// Optimizer steps
         #[arg(long, default_value_t = demo::STEPS)]
