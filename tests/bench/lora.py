@@ -33,7 +33,7 @@ def llama(vocab, hidden, inner, layers, heads, key_heads, theta):
 PRESETS = {
     "llama-1b": (llama(128256, 2048, 8192, 16, 32, 8, 500000.0), 4, 1024),
     "smollm2-135m": (llama(49152, 576, 1536, 30, 9, 3, 100000.0), 8, 1024),
-    "tiny": (llama(2048, 64, 160, 2, 4, 2, 10000.0), 2, 64),
+    "tiny": (llama(4096, 64, 160, 2, 4, 2, 10000.0), 2, 64),
 }
 
 
@@ -48,9 +48,10 @@ def finetune(a, preset, folder):
     shape, batch, length = PRESETS[preset]
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(shape))
-    (folder / "tokenizer.json").write_bytes((DEMO / "tokenizer.json").read_bytes())
+    (folder / "tokenizer.json").write_bytes((DEMO / "model/tokenizer.json").read_bytes())
     # A row is cut at the length; each is longer than that in tokens of any tokenizer that merges up to 8 letters.
-    text = " ".join((DEMO / "train.txt").read_text().split())
+    lines = (DEMO / "box/sample.jsonl").read_text().splitlines()
+    text = " ".join(" ".join(json.loads(line)["text"] for line in lines).split())
     row = 8 * length
     starts = range(0, max(1, len(text) - row), max(1, (len(text) - row) // 64))
     rows = [{"text": (text[start:] + " " + text)[:row]} for start in starts]
