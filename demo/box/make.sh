@@ -29,7 +29,7 @@ bundle() {
 train() {
     # On a processor it takes some hours: each round stops at a checkpoint after nine minutes.
     until [ -d $box/run/model ]; do
-        STEPS=${STEPS:-1300} BATCH=${BATCH:-16} demo/box/train.sh $bundle $box/run 2400
+        STEPS=${STEPS:-2200} BATCH=${BATCH:-32} demo/box/train.sh $bundle $box/run 2400
     done
 }
 
