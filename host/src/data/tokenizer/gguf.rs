@@ -113,7 +113,7 @@ fn byte_level(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer, Stri
         json!({"type": "Sequence", "pretokenizers": pre_tokenizers}),
     )?));
     if let Some(normalizer) = normalizer {
-        raw.with_normalizer(Some(part::<NormalizerWrapper>(normalizer)?));
+        normalize(&mut raw, normalizer)?;
     }
     raw.with_decoder(Some(part::<DecoderWrapper>(
         json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
@@ -143,11 +143,14 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer, 
         normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    raw.with_normalizer(Some(part::<NormalizerWrapper>(
-        json!({"type": "Sequence", "normalizers": normalizers}),
-    )?));
+    normalize(&mut raw, json!({"type": "Sequence", "normalizers": normalizers}))?;
     raw.with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": decoders}))?));
     Ok(raw)
+}
+
+fn normalize(raw: &mut tokenizers::Tokenizer, normalizer: Value) -> Result<(), String> {
+    let normalizer = part::<NormalizerWrapper>(normalizer)?;
+    guarded(|| raw.with_normalizer(Some(normalizer)).map(drop).map_err(Into::into))
 }
 
 /// The tokens by id. Two tokens of one text cannot both be reached, and only one of them would be kept.
