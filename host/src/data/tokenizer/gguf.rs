@@ -150,7 +150,7 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer, 
 
 fn normalize(raw: &mut tokenizers::Tokenizer, normalizer: Value) -> Result<(), String> {
     let normalizer = part::<NormalizerWrapper>(normalizer)?;
-    guarded(|| raw.with_normalizer(Some(normalizer)).map(drop).map_err(Into::into))
+    guarded(|| raw.with_normalizer(Some(normalizer)).map(drop))
 }
 
 /// The tokens by id. Two tokens of one text cannot both be reached, and only one of them would be kept.

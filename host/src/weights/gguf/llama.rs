@@ -63,15 +63,15 @@ struct Sizes {
     head_channels: usize,
 }
 
+type Config = Map<String, Json>;
+type Places = BTreeMap<String, Place>;
+
 /// The config, and where each tensor is, under Hugging Face's names. Tensors without a counterpart keep theirs.
 ///
 /// # Errors
 /// A sentence for another architecture, for what a Llama cannot do, for kinds of tensors that are not read, and
 /// for sizes that contradict each other.
-pub(super) fn model(
-    header: &Header,
-    file: &[u8],
-) -> Result<(Map<String, Json>, BTreeMap<String, Place>), String> {
+pub(super) fn model(header: &Header, file: &[u8]) -> Result<(Config, Places), String> {
     let metadata = &header.metadata;
     check_supported(metadata)?;
     let embedding = header
