@@ -2,7 +2,7 @@
 
     python gguf.py        needs the package gguf besides those of requirements.txt
 
-Each file under data/gguf is a random Llama of one kind of tensors, with one kind of tokenizer. It is written by
+Each file under data/gguf-kinds is a random Llama of one kind of tensors, with one kind of tokenizer. It is written by
 the package gguf as llama.cpp's convert_hf_to_gguf.py does (rows of q and k in pairs). `expected.json` has for each
 the SHA-256 of every tensor as f32, checked bit for bit against transformers' own GGUF loader; the token ids of
 `TEXTS`, by the package tokenizers with the parts that the models' own tokenizer.json files have, or, for
@@ -36,7 +36,7 @@ import modelfiles  # noqa: E402
 import training  # noqa: E402
 from texts import BOS, EOS, EOT, SPECIAL, Example  # noqa: E402
 
-DATA = HERE / "data" / "gguf"
+DATA = HERE / "data" / "gguf-kinds"
 VALID = HERE / "data" / "text" / "valid.jsonl"
 SEQ_LEN = 32
 TEMPLATE = ("{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|eot|>' }}{% endfor %}"

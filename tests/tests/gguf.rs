@@ -1,201 +1,159 @@
-//! GGUF files as models, held to what the packages gguf, tokenizers and transformers make of the same files
-//! (`tests/goldens/gguf.py`).
+//! GGUF files as models, against transformers, llama.cpp's Python package and SentencePiece
+//! (`goldens/gguf_files.py`).
 
 use std::path::{Path, PathBuf};
 
 use finetune_host::data::Tokenizer;
-use finetune_host::weights::{ModelFiles, WeightDType, convert::convert};
 use finetune_tests::{assert_close, events, fail, finetune, goldens, json_lines, number, plugins, succeed};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-/// Every file: a kind of tensors and a kind of tokenizer each.
-const FILES: [&str; 6] = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"];
+fn file(name: &str) -> PathBuf {
+    goldens().join("gguf").join(format!("{name}.gguf"))
+}
 
 fn expected() -> Value {
     serde_json::from_slice(&std::fs::read(goldens().join("gguf/expected.json")).unwrap()).unwrap()
 }
 
-fn model(name: &str) -> PathBuf {
-    goldens().join(format!("gguf/{name}.gguf"))
+fn eval(model: &Path, backend: &str) -> Value {
+    let mut command = finetune(["eval", "--json", "--precision", "f32", "--backend", backend]);
+    command.args(["--seq-len", "32", "--model"]).arg(model).arg("--plugins").arg(plugins());
+    command.arg("--data").arg(goldens().join("text/valid.jsonl"));
+    events(&json_lines(&succeed(&mut command)), "eval")[0].clone()
 }
 
-fn valid() -> PathBuf {
-    goldens().join("text/valid.jsonl")
-}
-
-/// Runs on the CPU plugin in f32.
-fn on_cpu(command: &str, model: &Path, extra: &[&str]) -> String {
-    let mut command = finetune([command, "--backend", "cpu", "--precision", "f32"]);
-    succeed(command.arg("--model").arg(model).arg("--plugins").arg(plugins()).args(extra))
-}
-
-fn loss(model: &Path, adapter: Option<&Path>) -> Value {
-    let data = valid();
-    let mut extra = vec!["--json", "--seq-len", "32", "--data", data.to_str().unwrap()];
-    extra.extend(adapter.into_iter().flat_map(|adapter| ["--adapter", adapter.to_str().unwrap()]));
-    let lines = json_lines(&on_cpu("eval", model, &extra));
-    events(&lines, "eval")[0].clone()
-}
-
-/// Bit for bit, under Hugging Face's names and with the rows of q and k in its order.
-#[test]
-fn tensors_are_those_of_transformers() {
+/// Every kind of tensor, tied and untied, biases, Llama 3's and linear scaling, heads of a size of their own.
+fn every_kind_like_transformers(backend: &str, tolerance: f64) {
     let expected = expected();
-    for name in FILES {
-        let files = ModelFiles::open(&model(name)).unwrap();
-        let tensors = files.tensors().unwrap();
-        let hashes = expected["files"][name]["tensors"].as_object().unwrap();
-        assert_eq!(tensors.len(), hashes.len(), "{name}");
-        for (tensor, hash) in hashes {
-            let view = tensors.get(tensor).unwrap_or_else(|| panic!("{name} has no {tensor}"));
-            let bytes = convert(&view, WeightDType::F32).unwrap();
-            let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(hash, &found, "{name}: {tensor}");
+    let losses = expected["losses"].as_object().unwrap();
+    assert_eq!(losses.len(), 6);
+    for (name, want) in losses {
+        let got = eval(&file(name), backend);
+        assert_eq!(got["tokens"], want["tokens"], "{name}");
+        assert_close(number(&got, "loss"), number(want, "loss"), tolerance, name);
+    }
+}
+
+#[test]
+fn every_kind_has_the_loss_that_transformers_computes() {
+    every_kind_like_transformers("cpu", 1e-5);
+}
+
+#[test]
+fn mlx_plugin_has_the_same_losses() {
+    every_kind_like_transformers("mlx", 5e-4);
+}
+
+/// The tokenizer out of the metadata: GPT-2's way of cutting and SentencePiece's, on texts that trip others.
+#[test]
+fn texts_have_the_ids_of_the_original_tokenizers() {
+    let expected = expected();
+    for name in ["f32", "sentencepiece"] {
+        let tokenizer = Tokenizer::from_model(&file(name)).unwrap();
+        let cases = expected["encoded"][name].as_array().unwrap();
+        assert!(cases.len() > 15);
+        for case in cases {
+            let want: Vec<u64> =
+                case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+            let text = case["text"].as_str().unwrap();
+            let got = tokenizer.encode_prompt(text, true).unwrap();
+            assert_eq!(got.iter().map(|&id| u64::from(id)).collect::<Vec<_>>(), want, "{name}: {text:?}");
         }
     }
 }
 
-/// Unicode, spaces, digits and special tokens, through every way of cutting.
-#[test]
-fn tokens_are_those_of_the_models_own_tokenizers() {
-    let expected = expected();
-    for name in FILES {
-        let tokenizer = Tokenizer::from_model(&model(name)).unwrap();
-        let golden = &expected["files"][name];
-        let end = golden["end"].as_u64().unwrap() as u32;
-        assert_eq!(tokenizer.end_id(), Some(end), "{name}");
-        let ids = golden["ids"].as_array().unwrap();
-        for (text, ids) in expected["texts"].as_array().unwrap().iter().zip(ids) {
-            let text = text.as_str().unwrap();
-            let mut ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
-            if ids.last() != Some(&end) {
-                ids.push(end);
-            }
-            assert_eq!(tokenizer.encode(text, 1000).unwrap(), ids, "{name}: {text:?}");
-        }
-    }
+fn train(model: &Path, method: &str, out: &Path, extra: &[&str]) -> Vec<Value> {
+    let mut command = finetune(["train", "--json", "--backend", "cpu", "--precision", "f32", "--lr", "2e-3"]);
+    command.args(["--batch", "4", "--seq-len", "32", "--method", method, "--model"]).arg(model);
+    command.arg("--data").arg(goldens().join("text/train.jsonl")).arg("--out").arg(out);
+    json_lines(&succeed(command.arg("--plugins").arg(plugins()).args(extra)))
 }
 
+/// An exported GGUF file is a Hugging Face folder that means the same: loss, and the curves of training.
 #[test]
-fn losses_are_those_of_transformers() {
-    let expected = expected();
-    for name in FILES {
-        let (found, golden) = (loss(&model(name), None), &expected["files"][name]);
-        assert_eq!(found["tokens"], golden["tokens"], "{name}");
-        assert_close(number(&found, "loss"), number(golden, "loss"), 1e-5, name);
-    }
-}
-
-/// An adapter trained on a file loads with it, is merged into it, and a full run leaves a folder; each has the loss
-/// that the run ended with.
-#[test]
-fn training_starts_from_a_file_and_what_it_leaves_is_whole() {
+fn a_gguf_file_trains_as_the_folder_made_of_it() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, method) in [("q4_1", "lora"), ("f32", "full"), ("bf16", "full")] {
-        let out = dir.path().join(format!("{name}-{method}"));
-        let train = |steps: &str, resume: bool| {
-            let mut command = finetune(["train", "--json", "--steps", steps, "--out"]);
-            command.arg(&out).arg("--plugins").arg(plugins());
-            match resume {
-                true => command.arg("--resume"),
-                false => command
-                    .args(["--backend", "cpu", "--precision", "f32", "--seq-len", "32", "--batch", "4"])
-                    .args(["--lr", "1e-2", "--save-every", "2", "--method", method, "--model"])
-                    .arg(model(name))
-                    .arg("--data")
-                    .arg(goldens().join("text/train.jsonl"))
-                    .arg("--valid")
-                    .arg(valid()),
-            };
-            json_lines(&succeed(&mut command))
+    let folder = dir.path().join("folder");
+    let mut export = finetune(["export", "--dtype", "f32", "--model"]);
+    succeed(export.arg(file("q4_1")).arg("--out").arg(&folder));
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+    assert_eq!(eval(&folder, "cpu")["loss"], eval(&file("q4_1"), "cpu")["loss"]);
+    for method in ["full", "lora"] {
+        let curve = |model: &Path, name: &str| {
+            let lines = train(model, method, &dir.path().join(format!("{method}-{name}")), &["--steps", "4"]);
+            let losses: Vec<f64> = events(&lines, "step").iter().map(|step| number(step, "loss")).collect();
+            losses
         };
-        train("2", false);
-        let lines = train("4", true);
-        let evals = events(&lines, "eval");
-        let after = number(evals.last().unwrap(), "loss");
-        let before = number(&expected()["files"][name], "loss");
-        assert!(after < before, "{name}: {before} to {after}");
-        let (model_after, adapter) = match method {
-            "full" => (out.join("model"), None),
-            _ => (model(name), Some(out.join("adapter"))),
-        };
-        let found = number(&loss(&model_after, adapter.as_deref()), "loss");
-        assert_close(found, after, 1e-6, &format!("{name}: what was saved"));
-        if let Some(adapter) = &adapter {
-            let merged = dir.path().join("merged");
-            let mut command = finetune(["export", "--dtype", "f32", "--model"]);
-            command.arg(model(name)).arg("--adapter").arg(adapter).arg("--out").arg(&merged);
-            succeed(&mut command);
-            assert_close(number(&loss(&merged, None), "loss"), after, 1e-5, "what was merged");
-        }
-        let saved = if method == "full" { out.join("model") } else { dir.path().join("merged") };
-        same_tokens(&model(name), &saved);
-        let checkpoint = out.join("checkpoints");
-        assert!(checkpoint.read_dir().unwrap().count() > 0, "{name}");
+        let (from_file, from_folder) = (curve(&file("q4_1"), "file"), curve(&folder, "folder"));
+        assert_eq!(from_file, from_folder, "{method}");
+        assert_eq!(from_file.len(), 4);
     }
-    report(dir.path());
+    // What a full run leaves is a folder that any program reads; what LoRA leaves is an adapter of the file.
+    let model = dir.path().join("full-file/model");
+    assert!(model.join("tokenizer.json").is_file());
+    assert!(number(&eval(&model, "cpu"), "loss") < number(&eval(&file("q4_1"), "cpu"), "loss"));
 }
 
-/// A folder made of a file has its tokenizer.
-fn same_tokens(file: &Path, folder: &Path) {
-    let [ours, theirs] = [file, folder].map(|path| Tokenizer::from_model(path).unwrap());
-    for text in expected()["texts"].as_array().unwrap() {
-        let text = text.as_str().unwrap();
-        assert_eq!(ours.encode(text, 1000).unwrap(), theirs.encode(text, 1000).unwrap(), "{text:?}");
-    }
-    assert_eq!(ours.end_ids(), theirs.end_ids());
-}
-
-fn report(runs: &Path) {
-    let page = runs.join("page.html");
-    let mut command = finetune(["report"]);
-    succeed(command.arg(runs.join("q4_1-lora")).arg("--out").arg(&page));
-    assert!(std::fs::read_to_string(page).unwrap().contains("q4_1"));
-}
-
-/// The template is in the file; chat rows and `--chat` use it.
+/// A run that stopped goes on with the same file, bit for bit, and not with another.
 #[test]
-fn conversations_use_the_files_own_template() {
+fn a_run_on_a_gguf_file_is_resumed() {
     let dir = tempfile::tempdir().unwrap();
-    let rows =
-        r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}"#;
-    let data = dir.path().join("chat.jsonl");
-    std::fs::write(&data, rows).unwrap();
-    let extra = ["--json", "--data", data.to_str().unwrap()];
-    let lines = json_lines(&on_cpu("eval", &model("q4_1"), &extra));
-    // What the assistant says, and its end token.
-    let tokenizer = Tokenizer::from_model(&model("q4_1")).unwrap();
-    let says = tokenizer.encode("Hello.<|eot|>", 100).unwrap().len() - 1;
-    assert_eq!(number(events(&lines, "eval")[0], "tokens"), says as f64);
-    let extra = ["--chat", "--prompt", "Hi", "--temperature", "0", "--max-tokens", "4"];
-    let chat = on_cpu("generate", &model("q4_1"), &extra);
-    let by_hand = ["--prompt", "<s>user: Hi<|eot|>assistant: ", "--temperature", "0", "--max-tokens", "4"];
-    assert_eq!(chat, on_cpu("generate", &model("q4_1"), &by_hand));
-    let mut command = finetune(["generate", "--backend", "cpu", "--chat", "--prompt", "Hi", "--model"]);
-    let message = fail(command.arg(model("f16")).arg("--plugins").arg(plugins()));
-    assert!(message.contains("no chat template"), "{message}");
-}
-
-/// Sentences for what is beside the point.
-#[test]
-fn what_is_no_file_of_a_model_is_said() {
-    let dir = tempfile::tempdir().unwrap();
-    let refused = |path: &Path, words: &[&str]| {
-        let mut command = finetune(["eval", "--backend", "cpu", "--model"]);
-        let message = fail(command.arg(path).arg("--data").arg(valid()).arg("--plugins").arg(plugins()));
-        for word in words {
-            assert!(message.contains(word), "{word:?} is missing in: {message}");
-        }
-        assert!(!message.contains("panicked"), "{message}");
+    let own = dir.path().join("model.gguf");
+    std::fs::copy(file("q8_0"), &own).unwrap();
+    let whole = train(&own, "lora", &dir.path().join("whole"), &["--steps", "6"]);
+    let part = dir.path().join("part");
+    train(&own, "lora", &part, &["--steps", "3"]);
+    let rest = train(&own, "lora", &part, &["--steps", "6", "--resume"]);
+    let losses = |lines: &[Value]| -> Vec<f64> {
+        events(lines, "step").iter().map(|step| number(step, "loss")).collect()
     };
-    let inside = dir.path().join("small.gguf");
-    std::fs::copy(model("q4_1"), &inside).unwrap();
-    refused(dir.path(), &["give the file itself", "small.gguf"]);
-    let bytes = std::fs::read(&inside).unwrap();
-    std::fs::write(&inside, &bytes[..bytes.len() - 100]).unwrap();
-    refused(&inside, &["small.gguf", "cut off"]);
-    std::fs::write(&inside, "<!DOCTYPE html>").unwrap();
-    refused(&inside, &["small.gguf", "GGUF", "web page"]);
-    refused(&dir.path().join("none.gguf"), &["none.gguf"]);
+    assert_eq!(losses(&rest), losses(&whole)[3..]);
+    std::fs::copy(file("f32"), &own).unwrap();
+    let mut other = finetune(["train", "--resume", "--steps", "8", "--backend", "cpu", "--method", "lora"]);
+    other
+        .args(["--precision", "f32", "--lr", "2e-3", "--batch", "4", "--seq-len", "32", "--model"])
+        .arg(&own);
+    other.arg("--data").arg(goldens().join("text/train.jsonl")).arg("--out").arg(&part);
+    let message = fail(other.arg("--plugins").arg(plugins()));
+    assert!(message.contains("model.gguf"), "{message}");
+}
+
+/// `generate` takes the tokenizer of the file, and ends at its end token.
+#[test]
+fn a_gguf_file_generates() {
+    let generate = |model: &Path| {
+        let mut command =
+            finetune(["generate", "--backend", "cpu", "--precision", "f32", "--temperature", "0"]);
+        command.args(["--max-tokens", "12", "--prompt", "The river"]).arg("--plugins").arg(plugins());
+        succeed(command.arg("--model").arg(model))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("folder");
+    succeed(finetune(["export", "--dtype", "f32", "--model"]).arg(file("f16")).arg("--out").arg(&folder));
+    let text = generate(&file("f16"));
+    assert_eq!(text, generate(&folder));
+    assert!(!text.is_empty());
+}
+
+/// A cut file, at every place a tenth of it apart, is refused with its name, and never loaded in part.
+#[test]
+fn a_cut_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(file("q8_0")).unwrap();
+    let cut = dir.path().join("cut.gguf");
+    let ends = (0..10).map(|tenth| tenth * whole.len() / 10).chain([whole.len() - 1]);
+    for end in ends {
+        std::fs::write(&cut, &whole[..end]).unwrap();
+        let mut command = finetune(["eval", "--backend", "cpu", "--model"]);
+        command
+            .arg(&cut)
+            .arg("--data")
+            .arg(goldens().join("text/valid.jsonl"))
+            .arg("--plugins")
+            .arg(plugins());
+        let message = fail(&mut command);
+        assert!(message.contains("cut.gguf"), "{end}: {message}");
+    }
 }
