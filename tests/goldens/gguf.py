@@ -298,11 +298,55 @@ def make(number, case):
     return result | {"ids": [tokenizer.encode(text) for text in TEXTS], "end": tokenizer.eos, "tensors": hashes}
 
 
+def write_tiny(name, add_tokenizer):
+    """Files that are nearly all header, for readers of damaged ones to begin from."""
+    writer = gguf.GGUFWriter(DATA / f"{name}.gguf", "llama")
+    for add in (writer.add_block_count, writer.add_head_count):
+        add(1)
+    for add in (writer.add_embedding_length, writer.add_feed_forward_length, writer.add_rope_dimension_count):
+        add(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    tokens = add_tokenizer(writer)
+    writer.add_token_list(tokens)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 4), np.float16))
+    writer.add_tensor("output_norm.weight", np.ones(4, np.float32))
+    for part in INSIDE.values():
+        shape = 4 if part.endswith("norm") else (4, 4)
+        writer.add_tensor(f"blk.0.{part}.weight", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def tiny_bytes(writer):
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_merges(["a b", "Ġ ab"])
+    writer.add_token_types([2, 3, 3, 4, 1, 1, 1, 1, 1])
+    return ["<unk>", "<s>", "</s>", "<x>", "a", "b", "Ġ", "ab", "Ġab"]
+
+
+def tiny_pieces(writer):
+    writer.add_tokenizer_model("llama")
+    writer.add_token_types([2, 3, 3, 6, 4, 1, 1, 1, 1])
+    writer.add_token_scores([0.0, 0.0, 0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -4.0])
+    writer.add_add_space_prefix(True)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(2.0)
+    return ["<unk>", "<s>", "</s>", "<0x0A>", "<x>", "ab", "a", "b", "▁"]
+
+
 def main():
     torch.set_num_threads(1)
     DATA.mkdir(parents=True, exist_ok=True)
     versions = {"gguf": metadata.version("gguf"), "torch": torch.__version__.split("+")[0], "transformers": transformers.__version__}
     files = {case.name: make(number, case) for number, case in enumerate(CASES)}
+    write_tiny("tiny-bytes", tiny_bytes)
+    write_tiny("tiny-pieces", tiny_pieces)
     # Version 2 differs from 3 in nothing but the number.
     content = bytearray((DATA / "q4_0.gguf").read_bytes())
     content[4] = 2
