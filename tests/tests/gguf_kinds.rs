@@ -1,5 +1,5 @@
 //! GGUF files as models, held to what the packages gguf, tokenizers and transformers make of the same files
-//! (`tests/goldens/gguf.py`).
+//! (`tests/goldens/gguf_kinds.py`).
 
 use std::path::{Path, PathBuf};
 

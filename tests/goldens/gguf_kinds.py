@@ -1,6 +1,6 @@
 """Small GGUF models in every kind that is read, with what must come of them.
 
-    python gguf.py        needs the package gguf besides those of requirements.txt
+    python gguf_kinds.py      needs the package gguf besides those of requirements.txt
 
 Each file under data/gguf-kinds is a random Llama of one kind of tensors, with one kind of tokenizer. It is written by
 the package gguf as llama.cpp's convert_hf_to_gguf.py does (rows of q and k in pairs). `expected.json` has for each
@@ -12,30 +12,25 @@ SentencePiece, by its definition written out; and the loss on data/text/valid.js
 import copy
 import hashlib
 import json
-import sys
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
-# This file has the package's name.
+import gguf
+import numpy as np
+import torch
+import transformers
+from gguf import GGMLQuantizationType as Kind
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+import corpus
+import modelfiles
+import training
+from texts import BOS, EOS, EOT, SPECIAL, Example
+
 HERE = Path(__file__).resolve().parent
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
-import gguf  # noqa: E402
-from gguf import GGMLQuantizationType as Kind  # noqa: E402
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # noqa: E402
-
-sys.path.append(str(HERE))
-import corpus  # noqa: E402
-import modelfiles  # noqa: E402
-import training  # noqa: E402
-from texts import BOS, EOS, EOT, SPECIAL, Example  # noqa: E402
-
 DATA = HERE / "data" / "gguf-kinds"
 VALID = HERE / "data" / "text" / "valid.jsonl"
 SEQ_LEN = 32
