@@ -147,3 +147,29 @@ fn tensors_of_another_shape_are_refused() {
     std::fs::write(&path, file.bytes()).unwrap();
     refused(crate::train::source::Source::open(&path, 0).map(drop), &["num_hidden_layers"]);
 }
+
+/// Pieces of blocks and of rows in pairs, in every type: what is read in ranges is what is read at once.
+#[test]
+fn ranges_of_blocks_are_parts_of_the_whole() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/data/gguf-kinds");
+    let mut out = Vec::new();
+    for file in ["q4_0", "q4_1", "q8_0", "bf16"] {
+        let gguf = Gguf::open(&folder.join(format!("{file}.gguf"))).unwrap();
+        for part in ["self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"] {
+            let view = gguf.tensors().get(&format!("model.layers.1.{part}.weight")).unwrap();
+            let exact = convert(&view, WeightDType::F32).unwrap();
+            for to in [WeightDType::F32, WeightDType::BF16, WeightDType::F16] {
+                let mut whole = Vec::new();
+                crate::weights::convert::convert_bytes(&exact, WeightDType::F32, to, &mut whole);
+                let count = view.elements();
+                for (start, end) in [(0, count), (1, 2), (31, 33), (7, 250), (count - 5, count), (40, 40)] {
+                    crate::weights::convert::convert_range(&view, start..end, to, &mut out).unwrap();
+                    assert!(
+                        out == whole[start * to.size()..end * to.size()],
+                        "{file} {part} {to} {start}..{end}"
+                    );
+                }
+            }
+        }
+    }
+}
