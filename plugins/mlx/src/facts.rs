@@ -76,3 +76,38 @@ fn is_zero(program: &Program, value: ValueId) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use finetune_plugin_api::program::text;
+
+    use super::*;
+
+    fn attention(start: &str, tail: &str) -> Program {
+        text::parse(&format!(
+            "finetune.program 1\n%0 = input \"q\" : f32[2,3,1,8]\n%1 = input \"valid\" : u32[2]\n\
+             %2 = input \"start\" : u32[2]\n%3 = constant() {{dtype = u32, value = {start}}} : u32[]\n\
+             %4 = broadcast(%3) {{shape = [2]}} : u32[2]\n%5 = attention(%0, %0, %0, {tail}, %1) {{scale = 1.0}} : \
+             f32[2,3,1,8]\noutput \"y\" = %5\nend\n"
+        ))
+        .unwrap()
+    }
+
+    fn full(program: &Program, valid: Option<&[u32]>, start: Option<&[u32]>) -> bool {
+        Spans::of(program).facts(&[None, valid, start]).full
+    }
+
+    /// In training `start` is zeros that the program makes; in generation the host gives it.
+    #[test]
+    fn rows_are_full_when_they_begin_at_zero_and_every_key_is_valid() {
+        let training = attention("0.0", "%4");
+        assert!(full(&training, Some(&[3, 3]), None));
+        assert!(!full(&training, Some(&[3, 2]), None));
+        assert!(!full(&training, None, None));
+        assert!(!full(&attention("1.0", "%4"), Some(&[3, 3]), None));
+        let given = attention("0.0", "%2");
+        assert!(full(&given, Some(&[3, 3]), Some(&[0, 0])));
+        assert!(!full(&given, Some(&[3, 3]), Some(&[0, 1])));
+        assert!(!full(&given, Some(&[3, 3]), None));
+    }
+}
