@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use finetune_host::plugins::{Catalog, Device, Folders, PluginError, SharedBytes, Status, manifest};
+use finetune_host::plugins::{Catalog, Device, Folders, PluginError, Prober, SharedBytes, Status, manifest};
 use finetune_plugin_api::abi::ErrorKind;
 use finetune_plugin_api::program::{Builder, DType, Op, Program, TensorType};
 
@@ -34,12 +35,18 @@ fn tiny() -> &'static Path {
     })
 }
 
+/// The real program asks; nothing is kept but in `cache`.
+fn prober(cache: Option<&Path>) -> Prober {
+    let program = env!("CARGO_BIN_EXE_finetune").into();
+    Prober::with(program, cache.map(Path::to_path_buf), Duration::from_secs(10))
+}
+
 fn name(stem: &str) -> String {
     format!("{stem}.{}", std::env::consts::DLL_EXTENSION)
 }
 
 fn catalog(folder: &Path) -> Catalog {
-    Catalog::build(&Folders::given(&[folder.into()])).unwrap()
+    Catalog::build(&Folders::given(&[folder.into()]), &prober(None)).unwrap()
 }
 
 fn reasons(catalog: &Catalog) -> Vec<String> {

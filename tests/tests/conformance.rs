@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use finetune_host::plugins::{Buffer, Catalog, Choice, Device, DeviceError, Folders, Row, Status};
+use finetune_host::plugins::{
+    Buffer, Catalog, Choice, Device, DeviceError, Folders, PROBE_TIMEOUT, Prober, Row, Status,
+};
 use finetune_host::transform;
 use finetune_plugin_api::conformance::{self, Report, Runner};
 use finetune_plugin_api::program::{DType, NativeOps, Program, Role, TensorType, ValueId};
@@ -62,7 +64,8 @@ impl Runner for Loaded {
 }
 
 fn catalog(folder: &Path) -> Catalog {
-    Catalog::build(&Folders::given(&[folder.into()])).expect("the folder can be read")
+    let prober = Prober::with(finetune_tests::binary(), None, PROBE_TIMEOUT);
+    Catalog::build(&Folders::given(&[folder.into()]), &prober).expect("the folder can be read")
 }
 
 /// Runs the suite on every device of a plugin; says which.

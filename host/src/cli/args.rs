@@ -23,6 +23,17 @@ pub struct Cli {
     /// Log more; -vv and -vvv still more (or set FINETUNE_LOG, for example to debug)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+    /// Seconds that a plugin may take to say which devices it has
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        env = "FINETUNE_PROBE_TIMEOUT",
+        hide_env_values = true,
+        default_value_t = 10.0,
+        help_heading = heading::RUNNING
+    )]
+    pub probe_timeout: f64,
 }
 
 /// The subcommands.
@@ -42,6 +53,10 @@ pub enum Command {
     Tokenizer(TokenizerArgs),
     /// See the compute back ends
     Plugins(PluginsArgs),
+    /// What this program asks plugins in, as a child of itself
+    #[cfg(unix)]
+    #[command(name = crate::plugins::CHILD_SUBCOMMAND, hide = true)]
+    Child,
 }
 
 /// `finetune train`.
@@ -251,6 +266,19 @@ pub struct PluginsArgs {
 pub enum PluginsCommand {
     /// List every candidate, with its devices or with why it cannot be used
     List(PluginsListArgs),
+    /// Ask a plugin again that was refused or measured before
+    Retry(PluginsRetryArgs),
+}
+
+/// `finetune plugins retry`.
+#[derive(Args, Debug)]
+pub struct PluginsRetryArgs {
+    /// Name of the back end, or its file
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// As for `list`.
+    #[command(flatten)]
+    pub list: PluginsListArgs,
 }
 
 /// `finetune plugins list`.

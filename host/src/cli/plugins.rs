@@ -5,7 +5,8 @@ use console::{Alignment, measure_text_width, pad_str};
 
 use crate::plugins::{Catalog, DeviceRow, Folders, Row, Status};
 
-use super::args::PluginsListArgs;
+use super::args::{PluginsListArgs, PluginsRetryArgs};
+use super::backend::prober;
 use super::display::format;
 use super::output::Output;
 
@@ -14,8 +15,29 @@ use super::output::Output;
 /// # Errors
 /// A folder cannot be read, or standard output cannot be written.
 pub fn list(args: &PluginsListArgs) -> anyhow::Result<()> {
-    let catalog = Catalog::build(&Folders::new(&args.plugins)?)?;
+    let catalog = Catalog::build(&Folders::new(&args.plugins)?, &prober()?)?;
     let text = if args.json { json(&catalog) + "\n" } else { table(&catalog) };
+    Output::stdout().text(&text).context("cannot write the list to standard output")
+}
+
+/// Asks a plugin again, and lists what there is then.
+///
+/// # Errors
+/// There is no such plugin; or as [`list`].
+pub fn retry(args: &PluginsRetryArgs) -> anyhow::Result<()> {
+    let forgotten = prober()?.forget(&args.name);
+    let catalog = Catalog::build(&Folders::new(&args.list.plugins)?, &prober()?)?;
+    let is_meant = |row: &Row| {
+        let file = row.path.file_name().map(|name| name.to_string_lossy());
+        row.name.as_deref() == Some(&args.name) || file.as_deref() == Some(&args.name)
+    };
+    if forgotten == 0 && !catalog.plugins.iter().any(|row| is_meant(row)) {
+        anyhow::bail!(
+            "there is no plugin {:?} to ask again; `finetune plugins list` lists those there are",
+            args.name
+        );
+    }
+    let text = if args.list.json { json(&catalog) + "\n" } else { table(&catalog) };
     Output::stdout().text(&text).context("cannot write the list to standard output")
 }
 
@@ -111,6 +133,7 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::{PROBE_TIMEOUT, Prober};
 
     /// A stranger's file must not be able to recolour the table or fake a row.
     #[test]
@@ -124,7 +147,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = format!("junk.{}", std::env::consts::DLL_EXTENSION);
         std::fs::write(folder.path().join(&file), "junk").expect("written");
-        let catalog = Catalog::build(&Folders::given(&[folder.path().into()])).expect("a catalog");
+        let prober = Prober::with("never started".into(), None, PROBE_TIMEOUT);
+        let catalog = Catalog::build(&Folders::given(&[folder.path().into()]), &prober).expect("a catalog");
         let line = short(&catalog.plugins[0]);
         assert!(line.starts_with(&format!("{file}, refused: ")), "{line}");
         assert!(!line.ends_with(": "), "a reason is given: {line}");

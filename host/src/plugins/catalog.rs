@@ -1,15 +1,18 @@
 //! All that was found, usable or not.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::cache::{self, Cache, Entry, Measured, Stamp};
 use super::device::Device;
 use super::discover::Folders;
 use super::error::PluginError;
 use super::manifest::{self, Manifest};
-use super::probe::{ProbeReport, ProbedDevice, probe};
-use super::rank;
+use super::probe::{ProbeReport, ProbedDevice};
+use super::prober::Prober;
+use super::{needs, rank, trust};
 
 /// One row for every candidate file, in the order in which they were found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,8 +42,14 @@ pub struct Row {
     pub reason: Option<String>,
     /// Its devices, if it is ready.
     pub devices: Vec<DeviceRow>,
+    /// When it was refused, in seconds since 1970, if that was not now.
+    #[serde(skip)]
+    pub remembered: Option<u64>,
     #[serde(skip)]
     manifest: Option<Manifest>,
+    /// Of the contents that were asked.
+    #[serde(skip)]
+    sha256: String,
 }
 
 /// Whether a plugin can be used.
@@ -65,6 +74,12 @@ pub struct DeviceRow {
     pub score: Option<f64>,
     /// Its place among all devices, from 1.
     pub rank: usize,
+    /// Why it ranks where it does, if that needs a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// What was measured, by element type.
+    #[serde(skip)]
+    pub measured: BTreeMap<String, Measured>,
 }
 
 /// A device that was chosen.
@@ -76,15 +91,24 @@ pub struct Choice {
     pub manifest: Manifest,
     /// The device.
     pub device: ProbedDevice,
+    sha256: String,
 }
 
 impl Catalog {
-    /// Looks at every candidate. A bad one costs a row, never the call.
+    /// Looks at every candidate; those that are not known yet are asked, several at once. A bad one costs a row,
+    /// never the call.
     ///
     /// # Errors
     /// A folder that someone named cannot be read.
-    pub fn build(folders: &Folders) -> Result<Catalog, PluginError> {
-        let mut plugins: Vec<Row> = folders.candidates()?.into_iter().map(examine).collect();
+    pub fn build(folders: &Folders, prober: &Prober) -> Result<Catalog, PluginError> {
+        let mut cache = Cache::read(prober.cache.as_deref());
+        let surroundings = cache::surroundings(&prober.program);
+        let mut plugins = Vec::new();
+        for (row, entry) in examine_all(folders.candidates()?, prober, &cache, &surroundings) {
+            cache.set(&row.path, entry);
+            plugins.push(row);
+        }
+        cache.write();
         refuse_duplicates(&mut plugins);
         rank_devices(&mut plugins);
         Ok(Catalog { plugins, folders: folders.paths().map(Path::to_path_buf).collect() })
@@ -127,7 +151,7 @@ impl Catalog {
             }
         };
         let Some(manifest) = row.manifest else { return Err(self.not_usable(name)) };
-        Ok(Choice { path: row.path, manifest, device: device.device })
+        Ok(Choice { path: row.path, manifest, device: device.device, sha256: row.sha256 })
     }
 
     /// Says why there is nothing to list or to choose, and where plugins belong.
@@ -181,7 +205,9 @@ impl Row {
             status: Status::Refused,
             reason: None,
             devices: Vec::new(),
+            remembered: None,
             manifest: None,
+            sha256: String::new(),
         }
     }
 
@@ -196,43 +222,146 @@ impl Row {
     }
 }
 
+impl Row {
+    fn know(&mut self, manifest: &Manifest, sha256: &str) {
+        self.name = Some(manifest.name.clone());
+        self.version = Some(manifest.version.clone());
+        self.api = Some(manifest.api.clone());
+        self.manifest = Some(manifest.clone());
+        self.sha256 = sha256.into();
+    }
+
+    fn take(&mut self, report: &ProbeReport) {
+        match report {
+            ProbeReport::Ready { devices } => {
+                self.status = Status::Ready;
+                self.devices = devices.iter().cloned().map(DeviceRow::of).collect();
+            }
+            ProbeReport::Unavailable { reason } => {
+                self.status = Status::Unavailable;
+                self.reason = Some(reason.clone());
+            }
+            ProbeReport::Refused { reason } => self.reason = Some(reason.clone()),
+        }
+    }
+}
+
+impl DeviceRow {
+    fn of(device: ProbedDevice) -> DeviceRow {
+        DeviceRow { device, score: None, rank: 0, note: None, measured: Default::default() }
+    }
+
+    /// What was measured before.
+    fn recall(&mut self, entry: &Entry) {
+        for dtype in &self.device.dtypes {
+            let measured = entry.measured.get(&cache::measurement_key(self.device.index, dtype));
+            self.measured.extend(measured.map(|measured| (dtype.clone(), measured.clone())));
+        }
+    }
+}
+
 impl Choice {
     /// Opens the device. `options` go to the plugin as they are.
     ///
     /// # Errors
-    /// The library cannot be loaded any more, or the plugin cannot open the device.
+    /// The library is no longer the one that was asked, it cannot be loaded any more, or the plugin cannot open the
+    /// device.
     pub fn open(&self, options: &serde_json::Map<String, serde_json::Value>) -> Result<Device, PluginError> {
+        let refused = |reason| PluginError::Refused { path: self.path.clone(), reason };
+        let (file, metadata) = trust::open(&self.path).map_err(refused)?;
+        trust::check(&self.path, &metadata).map_err(refused)?;
+        let hash = cache::sha256(file).map_err(|error| refused(format!("cannot be read: {error}")))?;
+        if hash != self.sha256 {
+            return Err(refused("has changed since it was asked for its devices: start again".into()));
+        }
         Device::open(&self.path, &self.manifest, self.device.index, options)
     }
 }
 
-fn examine(path: PathBuf) -> Row {
-    let mut row = Row::of(path);
-    let manifest = match manifest::read(&row.path) {
-        Ok(manifest) => manifest,
-        Err(reason) => return Row { reason: Some(reason), ..row },
+/// Rows in the order of the files, each with what is to be kept of it.
+fn examine_all(
+    paths: Vec<PathBuf>,
+    prober: &Prober,
+    cache: &Cache,
+    surroundings: &str,
+) -> Vec<(Row, Option<Entry>)> {
+    // Asking is mostly waiting, for a driver or a deadline.
+    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 16));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(path) = paths.get(index) else { return done };
+            done.push((index, examine(path, prober, cache, surroundings)));
+        }
     };
-    row.name = Some(manifest.name.clone());
-    row.version = Some(manifest.version.clone());
-    row.api = Some(manifest.api.clone());
-    row.manifest = Some(manifest.clone());
-    if let Err(reason) = manifest::check_api(&manifest.api) {
-        return Row { reason: Some(reason), ..row };
-    }
-    match probe(&row.path, &manifest) {
-        ProbeReport::Ready { devices } => {
-            row.status = Status::Ready;
-            row.devices =
-                devices.into_iter().map(|device| DeviceRow { device, score: None, rank: 0 }).collect();
-        }
-        ProbeReport::Unavailable { reason } => {
-            row.status = Status::Unavailable;
+    let mut rows = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads.min(paths.len())).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("does not panic")).collect::<Vec<_>>()
+    });
+    rows.sort_by_key(|(index, _)| *index);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn examine(path: &Path, prober: &Prober, cache: &Cache, surroundings: &str) -> (Row, Option<Entry>) {
+    let mut row = Row::of(path.to_path_buf());
+    let entry = match look(&mut row, prober, cache, surroundings) {
+        Ok(entry) => entry,
+        Err(reason) => {
             row.reason = Some(reason);
+            None
         }
-        ProbeReport::Refused { reason } => row.reason = Some(reason),
+    };
+    match row.status {
+        Status::Ready => tracing::info!("{}", row.explanation()),
+        _ => tracing::info!("not used: {}", row.explanation()),
     }
-    tracing::debug!("{}", row.explanation());
-    row
+    (row, entry)
+}
+
+/// Fills the row in. What a file says at a glance is never remembered; an answer of its code is.
+fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Result<Option<Entry>, String> {
+    let path = row.path.clone();
+    let metadata = trust::look(&path)?;
+    if metadata.is_file() {
+        trust::check(&path, &metadata)?;
+    }
+    if let Some(entry) = cache.find(&path, &metadata, surroundings) {
+        row.know(&entry.manifest, &entry.sha256);
+        row.take(&entry.report);
+        row.remembered = (row.status == Status::Refused).then_some(entry.when);
+        for device in &mut row.devices {
+            device.recall(&entry);
+        }
+        return Ok(Some(entry));
+    }
+    let (file, metadata) = trust::open(&path)?;
+    trust::check(&path, &metadata)?;
+    let again = file.try_clone().map_err(|error| format!("cannot be read: {error}"))?;
+    let (manifest, needed) = manifest::read_from(file)?;
+    row.know(&manifest, "");
+    manifest::check_api(&manifest.api)?;
+    let needs = needs::resolve(&path, needed)?;
+    row.sha256 = hash(again).map_err(|error| format!("cannot be read: {error}"))?;
+    let asked = prober.probe(&path, &manifest);
+    row.take(&asked.report);
+    Ok(asked.lasting.then(|| Entry {
+        stamp: Stamp::of(&metadata),
+        sha256: row.sha256.clone(),
+        surroundings: surroundings.into(),
+        when: cache::now(),
+        manifest,
+        report: asked.report,
+        needs,
+        measured: Default::default(),
+    }))
+}
+
+/// From the beginning, wherever the file was read last.
+fn hash(mut file: std::fs::File) -> std::io::Result<String> {
+    std::io::Seek::rewind(&mut file)?;
+    cache::sha256(file)
 }
 
 /// Of several plugins of one name that work, the first one found is used.
