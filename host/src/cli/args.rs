@@ -123,7 +123,7 @@ pub struct EvalArgs {
     #[arg(long, help_heading = heading::RUNNING)]
     pub precision: Option<PrecisionChoice>,
     /// Back end: auto, NAME or NAME:DEVICE [default: auto]
-    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
+    #[arg(long, value_name = "NAME", env = "FINETUNE_BACKEND", hide_env_values = true, help_heading = heading::RUNNING)]
     pub backend: Option<String>,
     /// Folder of plugins, in place of the default ones; may be repeated
     #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]
@@ -228,7 +228,7 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = heading::RUNNING)]
     pub precision: Option<PrecisionChoice>,
     /// Back end: auto, NAME or NAME:DEVICE [default: auto]
-    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
+    #[arg(long, value_name = "NAME", env = "FINETUNE_BACKEND", hide_env_values = true, help_heading = heading::RUNNING)]
     pub backend: Option<String>,
     /// Folder of plugins, in place of the default ones; may be repeated
     #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]

@@ -1,12 +1,13 @@
 //! From the plugins that were found to the device that is used.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::plugins::{Catalog, Folders, PROBE_TIMEOUT, Prober};
-use crate::train::{Backend, Settings};
+use crate::plugins::{Catalog, Folders, Job, PROBE_TIMEOUT, Prober};
+use crate::train::{Backend, PrecisionChoice, Settings};
 
 use super::display::Screen;
 use super::plugins::{printable, short};
@@ -28,16 +29,35 @@ pub fn prober() -> anyhow::Result<Prober> {
     Prober::new(timeout).context("plugins are asked by this program itself, which does not know its own file")
 }
 
-/// Looks for plugins, tells of each, and opens the device that `settings` name.
+/// Looks for plugins, tells of each, and opens the device that `settings` name, or that ranks first.
 ///
 /// # Errors
 /// A folder cannot be read, or there is no such device.
 pub fn open(settings: &Settings, screen: &Screen) -> anyhow::Result<Backend> {
-    let catalog = Catalog::build(&Folders::new(&settings.plugins)?, &prober()?)?;
+    let prober = prober()?;
+    let mut catalog = Catalog::build(&Folders::new(&settings.plugins)?, &prober)?;
     for row in &catalog.plugins {
         screen.named("plugin", &short(row));
     }
-    let choice = catalog.choose(settings.backend.as_deref().unwrap_or("auto"))?;
+    let backend = settings.backend.as_deref().filter(|backend| !backend.is_empty()).unwrap_or("auto");
+    let job = job(settings);
+    if catalog.needs_ranking(backend) {
+        let dtypes: &[&str] = match settings.precision {
+            Some(PrecisionChoice::F32) => &["f32"],
+            Some(PrecisionChoice::Bf16) => &["bf16"],
+            _ => &["f32", "bf16"],
+        };
+        catalog.measure(&prober, backend, dtypes, |what| screen.named("measuring", what));
+        catalog.rank_for(&job);
+        for (row, device) in catalog.plugins.iter().flat_map(|row| row.devices.iter().map(move |d| (row, d)))
+        {
+            if let Some(note) = &device.note {
+                let name = row.name.as_deref().unwrap_or_default();
+                screen.named("note", &printable(&format!("{name}:{} {note}", device.device.index)));
+            }
+        }
+    }
+    let choice = catalog.choose(backend)?;
     let device = choice.open(&serde_json::Map::new())?;
     Ok(Backend {
         device,
@@ -46,4 +66,28 @@ pub fn open(settings: &Settings, screen: &Screen) -> anyhow::Result<Backend> {
         kind: choice.device.kind,
         dtypes: choice.device.dtypes,
     })
+}
+
+/// What the settings say of the job before anything of it is opened.
+fn job(settings: &Settings) -> Job {
+    let dtype = match settings.precision {
+        Some(PrecisionChoice::F32) => Some("f32".to_owned()),
+        Some(PrecisionChoice::Bf16) => Some("bf16".to_owned()),
+        _ => None,
+    };
+    Job { dtype, bytes: settings.model.as_deref().map_or(0, weight_bytes) }
+}
+
+/// The weights' files: no run needs less than these. An estimate for ranking; what is planned is checked exactly
+/// before the run begins.
+fn weight_bytes(model: &Path) -> u64 {
+    let is_weights = |path: &Path| {
+        path.extension().is_some_and(|extension| extension == "safetensors" || extension == "gguf")
+    };
+    let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    if is_weights(model) {
+        return size(model);
+    }
+    let entries = std::fs::read_dir(model).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| is_weights(path)).map(|path| size(&path)).sum()
 }

@@ -136,6 +136,13 @@ impl Cache {
         self.changes.insert(key.into(), entry);
     }
 
+    /// Adds a measurement to an entry, if there is one.
+    pub fn add_measured(&mut self, path: &Path, key: String, measured: Measured) {
+        let Some(mut entry) = path.to_str().and_then(|path| self.entries.get(path)).cloned() else { return };
+        entry.measured.insert(key, measured);
+        self.set(path, Some(entry));
+    }
+
     /// Forgets the plugins of that name or file; says how many.
     pub fn forget(&mut self, name: &str) -> usize {
         let is_meant = |path: &str, entry: &Entry| {

@@ -12,7 +12,8 @@ use super::error::PluginError;
 use super::manifest::{self, Manifest};
 use super::probe::{ProbeReport, ProbedDevice};
 use super::prober::Prober;
-use super::{needs, rank, trust};
+use super::rank::{self, Job};
+use super::{needs, trust};
 
 /// One row for every candidate file, in the order in which they were found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -110,8 +111,55 @@ impl Catalog {
         }
         cache.write();
         refuse_duplicates(&mut plugins);
-        rank_devices(&mut plugins);
+        rank_devices(&mut plugins, &Job::any());
         Ok(Catalog { plugins, folders: folders.paths().map(Path::to_path_buf).collect() })
+    }
+
+    /// Whether there is more than one device to choose from, of which `backend` names none.
+    pub fn needs_ranking(&self, backend: &str) -> bool {
+        self.of_backend(backend).map(|row| row.devices.len()).sum::<usize>() > 1
+    }
+
+    /// The rows that a back end's name may mean; none where it names a device.
+    fn of_backend(&self, backend: &str) -> impl Iterator<Item = &Row> {
+        self.plugins.iter().filter(move |row| {
+            row.status == Status::Ready && (backend == "auto" || row.name.as_deref() == Some(backend))
+        })
+    }
+
+    /// Ranks the devices for a job, by the speeds that were measured.
+    pub fn rank_for(&mut self, job: &Job) {
+        rank_devices(&mut self.plugins, job);
+    }
+
+    /// Measures every device that `backend` may mean and that has not been, at each of these element types that it
+    /// has, in a child and one at a time; keeps the speeds, and failures that may last. `tell` hears of each before it
+    /// begins.
+    pub fn measure(&mut self, prober: &Prober, backend: &str, dtypes: &[&str], mut tell: impl FnMut(&str)) {
+        let meant: Vec<PathBuf> = self.of_backend(backend).map(|row| row.path.clone()).collect();
+        let mut cache = Cache::read(prober.cache.as_deref());
+        for row in self.plugins.iter_mut().filter(|row| meant.contains(&row.path)) {
+            let Some(manifest) = row.manifest.clone() else { continue };
+            for device in &mut row.devices {
+                for dtype in
+                    dtypes.iter().filter(|dtype| device.device.dtypes.iter().any(|has| has == *dtype))
+                {
+                    if device.measured.contains_key(*dtype) {
+                        continue;
+                    }
+                    let index = device.device.index;
+                    tell(&format!("{}:{index} in {dtype}", manifest.name));
+                    let measured = match prober.measure(&row.path, &manifest, index, dtype) {
+                        Ok(speed) => Measured::Speed(speed),
+                        Err(failed) => Measured::Failed { failed },
+                    };
+                    tracing::info!("{}:{index} in {dtype}: {measured:?}", manifest.name);
+                    device.measured.insert((*dtype).to_string(), measured.clone());
+                    cache.add_measured(&row.path, cache::measurement_key(index, dtype), measured);
+                }
+            }
+        }
+        cache.write();
     }
 
     /// Picks a device: `auto` is the one that ranks first, `NAME` the best of that back end, `NAME:DEVICE` the
@@ -247,7 +295,7 @@ impl Row {
 }
 
 impl DeviceRow {
-    fn of(device: ProbedDevice) -> DeviceRow {
+    pub(super) fn of(device: ProbedDevice) -> DeviceRow {
         DeviceRow { device, score: None, rank: 0, note: None, measured: Default::default() }
     }
 
@@ -382,18 +430,28 @@ fn refuse_duplicates(rows: &mut [Row]) {
     }
 }
 
-fn rank_devices(rows: &mut [Row]) {
+fn rank_devices(rows: &mut [Row], job: &Job) {
     let mut order: Vec<(usize, usize)> = Vec::new();
     for (row, plugin) in rows.iter().enumerate() {
         order.extend((0..plugin.devices.len()).map(|device| (row, device)));
     }
+    let device = |rows: &[Row], (row, device): (usize, usize)| rows[row].devices[device].clone();
     let candidate = |&(row, device): &(usize, usize)| rank::Candidate {
         plugin: rows[row].name.as_deref().unwrap_or_default(),
-        device: &rows[row].devices[device].device,
+        row: &rows[row].devices[device],
     };
-    order.sort_by(|a, b| rank::compare(&candidate(a), &candidate(b)));
-    for (rank, (row, device)) in order.into_iter().enumerate() {
-        rows[row].devices[device].rank = rank + 1;
+    order.sort_by(|a, b| rank::compare(job, &candidate(a), &candidate(b)));
+    for (rank, &at) in order.iter().enumerate() {
+        let this = device(rows, at);
+        let before = rank.checked_sub(1).map(|before| order[before]);
+        let tie = before.filter(|&before| rank::is_tie(job, &device(rows, before), &this)).map(|before| {
+            let (name, index) = (rows[before.0].name.as_deref(), device(rows, before).device.index);
+            format!("is about as fast as {}:{index}", name.unwrap_or_default())
+        });
+        let row = &mut rows[at.0].devices[at.1];
+        row.rank = rank + 1;
+        row.score = job.speed(&this);
+        row.note = job.note(&this).or(tie);
     }
 }
 

@@ -30,5 +30,6 @@ pub use device::{Buffer, Compiled, Device, SharedBytes};
 pub use discover::Folders;
 pub use error::{DeviceError, PluginError};
 pub use prober::{PROBE_TIMEOUT, Prober};
+pub use rank::Job;
 #[cfg(unix)]
 pub use {child::SUBCOMMAND as CHILD_SUBCOMMAND, prober::answer_as_child};
