@@ -395,8 +395,9 @@ mod tests {
         let files: Vec<PathBuf> = (0..16).map(|i| folder.path().join(format!("{i}.so"))).collect();
         std::thread::scope(|scope| {
             for file in &files {
-                scope.spawn(|| {
-                    let mut cache = Cache::read(Some(folder.path()));
+                let folder = folder.path();
+                scope.spawn(move || {
+                    let mut cache = Cache::read(Some(folder));
                     fs::write(file, "x").unwrap();
                     cache.set(file, Some(entry(file, "r")));
                     cache.write();

@@ -88,7 +88,10 @@ pub(super) fn ask(program: &Path, task: Value, bounds: Bounds) -> Result<Value, 
     let _ = ours.set_write_timeout(Some(bounds.deadline)).and_then(|()| ours.write_all(line.as_bytes()));
     let outcome = running.wait_for_answer(&mut ours, &question.number, bounds);
     let status = running.end();
-    let words = running.tail.last_words();
+    let words = match outcome {
+        Waited::Answer(_) => String::new(),
+        _ => running.tail.last_words(),
+    };
     match outcome {
         Waited::Answer(value) => Ok(value),
         Waited::Late { stopped } => Err(Failure::Late(format!(
@@ -283,6 +286,13 @@ impl Tail {
     /// The last line, as an addition to a sentence.
     fn last_words(&self) -> String {
         const LONGEST: usize = 160;
+        // The readers come to the end of what is left in the pipe, unless something holds it open.
+        for _ in 0..100 {
+            if Arc::strong_count(&self.0) == 1 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&kept);
         if !text.trim().is_empty() {
