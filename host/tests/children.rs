@@ -139,6 +139,21 @@ fn plugins_are_asked_at_the_same_time() {
     assert!(begun.elapsed() < Duration::from_secs(7), "one after the other");
 }
 
+/// A slow driver needs only be waited for once.
+#[test]
+fn what_was_too_slow_is_asked_again_with_more_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    plugin(folder.path(), "slow", "usleep(900000); _exit(3);");
+    let reason = |seconds| {
+        let catalog = catalog(folder.path(), &prober(Some(cache.path()), seconds));
+        (catalog.plugins[0].reason.clone().unwrap(), catalog.plugins[0].remembered.is_some())
+    };
+    assert!(reason(0.2).0.contains("did not answer within 0.2 s"));
+    assert!(reason(0.1).1, "less time would not help");
+    assert!(reason(10.0).0.contains("exit code 3"));
+}
+
 /// The code of the file runs once; what it did then is told later.
 #[test]
 fn a_refusal_is_remembered_until_it_is_asked_again_or_changes() {

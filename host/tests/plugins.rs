@@ -203,6 +203,7 @@ fn what_is_no_library_is_a_row_with_its_own_reason() {
     std::os::unix::fs::symlink(program, at("7-program")).unwrap();
     let library = fs::read(tiny()).unwrap();
     fs::write(at("8-cut"), &library[..library.len() / 2]).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("9-device")).unwrap();
     let catalog = catalog(folder.path());
     let parts = [
         "is empty",
@@ -213,6 +214,7 @@ fn what_is_no_library_is_a_row_with_its_own_reason() {
         "special file",
         "no symbol finetune_plugin_manifest",
         "cut off",
+        "special file",
     ];
     let reasons = reasons(&catalog);
     assert_eq!(reasons.len(), parts.len());

@@ -1,6 +1,7 @@
 //! The flags of every subcommand.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -30,10 +31,18 @@ pub struct Cli {
         value_name = "SECONDS",
         env = "FINETUNE_PROBE_TIMEOUT",
         hide_env_values = true,
-        default_value_t = 10.0,
+        default_value = "10",
+        value_parser = seconds,
         help_heading = heading::RUNNING
     )]
-    pub probe_timeout: f64,
+    pub probe_timeout: Duration,
+}
+
+/// A time that one may wait.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let time = time.filter(|time| (Duration::from_millis(1)..Duration::from_secs(86400)).contains(time));
+    time.ok_or_else(|| "expected seconds, more than 0 and less than a day".into())
 }
 
 /// The subcommands.
@@ -393,6 +402,10 @@ mod tests {
         }
         assert!(parse("plugins list --plugins p --plugins q --json").is_ok());
         assert!(parse("-v plugins list").is_ok());
+        assert!(parse("plugins retry cpu --plugins p --json --probe-timeout 2.5").is_ok());
+        for wrong in ["0", "-1", "nan", "inf", "1e9", "soon"] {
+            assert!(parse(&format!("plugins list --probe-timeout={wrong}")).is_err(), "{wrong}");
+        }
     }
 
     /// Every flag is in a group that says what it is about.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::plugins::{Catalog, Folders, Job, PROBE_TIMEOUT, Prober};
+use crate::plugins::{Catalog, Choice, Folders, Job, PROBE_TIMEOUT, Prober};
 use crate::train::{Backend, PrecisionChoice, Settings};
 
 use super::display::Screen;
@@ -15,9 +15,8 @@ use super::plugins::{printable, short};
 static TIMEOUT: OnceLock<Duration> = OnceLock::new();
 
 /// Sets how long a plugin may take to answer, for the whole process.
-pub fn set_probe_timeout(seconds: f64) {
-    let timeout = Duration::try_from_secs_f64(seconds).unwrap_or(PROBE_TIMEOUT);
-    let _ = TIMEOUT.set(timeout.max(Duration::from_millis(1)));
+pub fn set_probe_timeout(timeout: Duration) {
+    let _ = TIMEOUT.set(timeout);
 }
 
 /// Who asks the plugins.
@@ -34,6 +33,16 @@ pub fn prober() -> anyhow::Result<Prober> {
 /// # Errors
 /// A folder cannot be read, or there is no such device.
 pub fn open(settings: &Settings, screen: &Screen) -> anyhow::Result<Backend> {
+    let choices = choices(settings, screen)?;
+    open_choice(choices.first().context("there is a first choice")?)
+}
+
+/// The devices that `settings` may mean, best first: looks for plugins, tells of each, and measures where there is
+/// something to choose.
+///
+/// # Errors
+/// A folder cannot be read, or there is no such device.
+pub fn choices(settings: &Settings, screen: &Screen) -> anyhow::Result<Vec<Choice>> {
     let prober = prober()?;
     let mut catalog = Catalog::build(&Folders::new(&settings.plugins)?, &prober)?;
     for row in &catalog.plugins {
@@ -57,14 +66,20 @@ pub fn open(settings: &Settings, screen: &Screen) -> anyhow::Result<Backend> {
             }
         }
     }
-    let choice = catalog.choose(backend)?;
-    let device = choice.open(&serde_json::Map::new())?;
+    Ok(catalog.choices(backend)?)
+}
+
+/// Opens one of them.
+///
+/// # Errors
+/// The plugin's file has changed, or the plugin cannot open its device.
+pub fn open_choice(choice: &Choice) -> anyhow::Result<Backend> {
     Ok(Backend {
-        device,
-        name: choice.manifest.name,
+        device: choice.open(&serde_json::Map::new())?,
+        name: choice.manifest.name.clone(),
         device_name: printable(&choice.device.name),
-        kind: choice.device.kind,
-        dtypes: choice.device.dtypes,
+        kind: choice.device.kind.clone(),
+        dtypes: choice.device.dtypes.clone(),
     })
 }
 

@@ -47,7 +47,7 @@ pub fn retry(args: &PluginsRetryArgs) -> anyhow::Result<()> {
         let file = row.path.file_name().map(|name| name.to_string_lossy());
         row.name.as_deref() == Some(&args.name) || file.as_deref() == Some(&args.name)
     };
-    if forgotten == 0 && !catalog.plugins.iter().any(|row| is_meant(row)) {
+    if forgotten == 0 && !catalog.plugins.iter().any(is_meant) {
         anyhow::bail!(
             "there is no plugin {:?} to ask again; `finetune plugins list` lists those there are",
             args.name

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -42,6 +42,8 @@ pub(super) struct Entry {
     pub when: u64,
     pub manifest: Manifest,
     pub report: ProbeReport,
+    /// How long it was waited for, if it did not answer.
+    pub waited: Option<Duration>,
     /// Libraries that it needs, outside of the system's own folders.
     pub needs: Vec<(PathBuf, Stamp)>,
     /// By [`measurement_key`].
@@ -326,6 +328,7 @@ mod tests {
                 description: text("d"),
             },
             report: ProbeReport::Refused { reason: text(reason) },
+            waited: None,
             needs: Vec::new(),
             measured: BTreeMap::new(),
         }

@@ -149,13 +149,15 @@ impl Catalog {
                     }
                     let index = device.device.index;
                     tell(&format!("{}:{index} in {dtype}", manifest.name));
-                    let measured = match prober.measure(&row.path, &manifest, index, dtype) {
-                        Ok(speed) => Measured::Speed(speed),
-                        Err(failed) => Measured::Failed { failed },
+                    let (measured, lasting) = match prober.measure(&row.path, &manifest, index, dtype) {
+                        Ok(speed) => (Measured::Speed(speed), true),
+                        Err(failure) => (Measured::Failed { failed: failure.reason }, failure.lasting),
                     };
                     tracing::info!("{}:{index} in {dtype}: {measured:?}", manifest.name);
                     device.measured.insert((*dtype).to_string(), measured.clone());
-                    cache.add_measured(&row.path, cache::measurement_key(index, dtype), measured);
+                    if lasting {
+                        cache.add_measured(&row.path, cache::measurement_key(index, dtype), measured);
+                    }
                 }
             }
         }
@@ -200,6 +202,25 @@ impl Catalog {
         };
         let Some(manifest) = row.manifest else { return Err(self.not_usable(name)) };
         Ok(Choice { path: row.path, manifest, device: device.device, sha256: row.sha256 })
+    }
+
+    /// All devices that `backend` may mean, by rank: what to use, and what to turn to if it fails.
+    ///
+    /// # Errors
+    /// As [`Catalog::choose`].
+    pub fn choices(&self, backend: &str) -> Result<Vec<Choice>, PluginError> {
+        let first = self.choose(backend)?;
+        let rows =
+            self.of_backend(backend).flat_map(|row| row.devices.iter().map(move |device| (row, device)));
+        let mut rows: Vec<(&Row, &DeviceRow)> = rows.collect();
+        rows.sort_by_key(|(_, device)| device.rank);
+        let choice = |(row, device): (&Row, &DeviceRow)| {
+            let (path, sha256) = (row.path.clone(), row.sha256.clone());
+            Some(Choice { path, manifest: row.manifest.clone()?, device: device.device.clone(), sha256 })
+        };
+        let others: Vec<Choice> =
+            rows.into_iter().filter_map(choice).filter(|choice| *choice != first).collect();
+        Ok(std::iter::once(first).chain(others).collect())
     }
 
     /// Says why there is nothing to list or to choose, and where plugins belong.
@@ -375,7 +396,10 @@ fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Re
     if metadata.is_file() {
         trust::check(&path, &metadata)?;
     }
-    if let Some(entry) = cache.find(&path, &metadata, surroundings) {
+    // One that was too slow is asked again where it is given longer.
+    let known = cache.find(&path, &metadata, surroundings);
+    let known = known.filter(|entry| entry.waited.is_none_or(|waited| waited >= prober.timeout));
+    if let Some(entry) = known {
         row.know(&entry.manifest, &entry.sha256);
         row.take(&entry.report);
         row.remembered = (row.status == Status::Refused).then_some(entry.when);
@@ -401,6 +425,7 @@ fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Re
         when: cache::now(),
         manifest,
         report: asked.report,
+        waited: asked.waited,
         needs,
         measured: Default::default(),
     }))

@@ -47,6 +47,15 @@ pub(super) struct Asked {
     pub report: ProbeReport,
     /// Whether it would be the same the next time.
     pub lasting: bool,
+    /// How long it was waited for, if it did not answer.
+    pub waited: Option<Duration>,
+}
+
+/// Why a device has no speed.
+pub(super) struct Unmeasured {
+    pub reason: String,
+    /// Whether it would be the same the next time.
+    pub lasting: bool,
 }
 
 impl Prober {
@@ -84,16 +93,21 @@ impl Prober {
             Ok(value) => match serde_json::from_value::<ProbeReport>(value) {
                 Ok(report) => {
                     let lasting = !matches!(report, ProbeReport::Unavailable { .. });
-                    Asked { report: report.checked(), lasting }
+                    Asked { report: report.checked(), lasting, waited: None }
                 }
-                Err(_) => Asked { report: refused("gave an answer that is none".into()), lasting: true },
+                Err(_) => Asked {
+                    report: refused("gave an answer that is none".into()),
+                    lasting: true,
+                    waited: None,
+                },
             },
             Err(Failure::Late(reason)) => Asked {
                 report: refused(format!("{reason} (--probe-timeout SECONDS gives it longer)")),
                 lasting: true,
+                waited: Some(self.timeout),
             },
-            Err(Failure::Died(reason)) => Asked { report: refused(reason), lasting: true },
-            Err(Failure::NotAsked(reason)) => Asked { report: refused(reason), lasting: false },
+            Err(Failure::Died(reason)) => Asked { report: refused(reason), lasting: true, waited: None },
+            Err(Failure::NotAsked(reason)) => Asked { report: refused(reason), lasting: false, waited: None },
         }
     }
 
@@ -102,7 +116,7 @@ impl Prober {
     pub(super) fn probe(&self, path: &Path, manifest: &Manifest) -> Asked {
         let report = probe(path, manifest);
         let lasting = !matches!(report, ProbeReport::Unavailable { .. });
-        Asked { report, lasting }
+        Asked { report, lasting, waited: None }
     }
 
     /// The speed of a device at an element type.
@@ -116,24 +130,27 @@ impl Prober {
         manifest: &Manifest,
         device: u32,
         dtype: &str,
-    ) -> MeasureReport {
+    ) -> Result<Speed, Unmeasured> {
         let measure = Some((device, dtype.to_string()));
         let task = Task { path: path.into(), manifest: manifest.clone(), measure };
         let bounds = Bounds { deadline: MEASURE_TIMEOUT, memory: share_of_memory(2) };
+        let lasting = |reason| Unmeasured { reason, lasting: true };
         match child::ask(&self.program, json(&task), bounds) {
             Ok(value) => serde_json::from_value::<MeasureReport>(value)
                 .unwrap_or_else(|_| Err("gave an answer that is none".into()))
                 .and_then(|speed| match speed.tokens_per_s.is_finite() && speed.tokens_per_s > 0.0 {
                     true => Ok(speed),
                     false => Err(format!("gave a speed that is none: {}", speed.tokens_per_s)),
-                }),
-            Err(Failure::Late(reason) | Failure::Died(reason) | Failure::NotAsked(reason)) => Err(reason),
+                })
+                .map_err(lasting),
+            Err(Failure::Late(reason) | Failure::Died(reason)) => Err(lasting(reason)),
+            Err(Failure::NotAsked(reason)) => Err(Unmeasured { reason, lasting: false }),
         }
     }
 
     #[cfg(not(unix))]
-    pub(super) fn measure(&self, _: &Path, _: &Manifest, _: u32, _: &str) -> MeasureReport {
-        Err("devices are not measured on this system".into())
+    pub(super) fn measure(&self, _: &Path, _: &Manifest, _: u32, _: &str) -> Result<Speed, Unmeasured> {
+        Err(Unmeasured { reason: "devices are not measured on this system".into(), lasting: false })
     }
 }
 
