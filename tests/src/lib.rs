@@ -38,6 +38,11 @@ pub fn goldens() -> PathBuf {
     named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/data"))
 }
 
+/// What the program learns of plugins during the tests, once for all of them; never the user's own cache.
+fn cache() -> PathBuf {
+    binary().canonicalize().expect("it is built").with_file_name("test-cache")
+}
+
 /// `finetune` with these arguments, over the plugins under test.
 pub fn finetune<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary());
@@ -45,7 +50,9 @@ pub fn finetune<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) ->
         .args(args)
         .env_remove("FINETUNE_PLUGIN_PATH")
         .env_remove("FINETUNE_LOG")
-        .env_remove("FINETUNE_BACKEND");
+        .env_remove("FINETUNE_BACKEND")
+        .env_remove("FINETUNE_PROBE_TIMEOUT")
+        .env("FINETUNE_CACHE_DIR", cache());
     command
 }
 

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use finetune_host::plugins::{Catalog, Folders, Row, Status};
+use finetune_host::plugins::{Catalog, Folders, PROBE_TIMEOUT, Prober, Row, Status};
 use finetune_plugin_api::conformance::{self, Report};
 use finetune_tests::loaded::Loaded;
 use finetune_tests::{example_plugin, plugins};
 
 fn catalog(folder: &Path) -> Catalog {
-    Catalog::build(&Folders::given(&[folder.into()])).expect("the folder can be read")
+    let prober = Prober::with(finetune_tests::binary(), None, PROBE_TIMEOUT);
+    Catalog::build(&Folders::given(&[folder.into()]), &prober).expect("the folder can be read")
 }
 
 /// Runs the suite on every device of a plugin; says which.

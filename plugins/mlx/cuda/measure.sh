@@ -40,7 +40,7 @@ check() {
 FINETUNE_BIN="$folder/program/finetune" FINETUNE_PLUGINS_DIR="$folder/program/plugins" \
     FINETUNE_GOLDENS_DIR="$folder/tests/goldens/data" check goldens programs/goldens mlx_plugin --test-threads 3 &
 goldens=$!
-check conformance programs/conformance program/plugins mlx:0 &
+FINETUNE_BIN="$folder/program/finetune" check conformance programs/conformance program/plugins mlx:0 &
 conformance=$!
 
 # Every program compiles its kernels once, all at the same time, each into a folder of its own.

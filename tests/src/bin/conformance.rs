@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use finetune_host::plugins::{Catalog, Folders};
+use finetune_host::plugins::{Catalog, Folders, PROBE_TIMEOUT, Prober};
 use finetune_plugin_api::conformance::{cases, check_case};
 use finetune_tests::loaded::Loaded;
 
@@ -66,7 +66,9 @@ fn all(plugins: &str, backend: &str) -> ExitCode {
 }
 
 fn one(plugins: &str, backend: &str, op: &str, part: &str) -> ExitCode {
-    let catalog = Catalog::build(&Folders::given(&[plugins.into()])).expect("the folder can be read");
+    let prober = Prober::with(finetune_tests::binary(), None, PROBE_TIMEOUT);
+    let catalog =
+        Catalog::build(&Folders::given(&[plugins.into()]), &prober).expect("the folder can be read");
     let choice = catalog.choose(backend).unwrap_or_else(|error| panic!("{error}"));
     let mut device = Loaded::open(&choice);
     let (mut passed, mut failed) = (0, 0);
