@@ -58,7 +58,7 @@ pub fn run(workspace: &Workspace, steps: u32) -> Result<()> {
 
     shown(Command::new(program).args(["plugins", "list"]))?;
 
-    said("The model writes as the presidents of the 19th century and Moby-Dick, which it was made from:");
+    said("The model writes little stories, as those it was made from:");
     generate(program, None)?;
 
     said("It learns to write as the keeper of a lighthouse:");
