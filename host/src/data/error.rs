@@ -4,6 +4,10 @@ use std::{io, path::PathBuf};
 /// started the run: which file and line, what was expected, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
+    /// The model's own file.
+    #[error(transparent)]
+    Model(#[from] crate::weights::WeightsError),
+
     #[error("cannot {action} {path}: {source}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 

@@ -27,6 +27,7 @@ pub use fingerprint::Fingerprint;
 pub use loader::{EvalBatches, Loader, LoaderOptions};
 pub use order::Order;
 pub use prefetch::Prefetch;
+pub(crate) use tokenizer::write_side_files;
 pub use tokenizer::{NewTokenizer, Tokenizer};
 
 use chat::ChatEncoder;

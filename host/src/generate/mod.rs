@@ -98,11 +98,11 @@ impl Generator {
             Some(_) => Some(AdapterSource::new(&source, &request.model, said)?),
             None => None,
         };
-        if source.folder.tensors().is_none() {
+        if source.files.tensors().is_none() {
             let message = "the model has random weights, those of seed 0; it has learned nothing";
             observer.event(&Event::Warning { message: message.into() });
         }
-        let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
+        let tokenizer = Tokenizer::from_model(&request.model)?;
         let prompt = prompt(request, &tokenizer)?;
         let vocabulary = source.architecture.vocabulary();
         let limit = source.architecture.position_limit();
@@ -215,7 +215,8 @@ fn check_prompt(prompt: &[u32], vocabulary: usize, limit: Option<usize>) -> Resu
 /// the tokenizer.
 fn end_tokens(source: &Source, tokenizer: &Tokenizer) -> Result<Vec<u32>, GenerateError> {
     let mut ends = tokenizer.end_ids().to_vec();
-    let path = source.folder.dir().join("generation_config.json");
+    let Some(folder) = source.files.side_dir() else { return Ok(ends) };
+    let path = folder.join("generation_config.json");
     if path.is_file() {
         let bytes = std::fs::read(&path).map_err(|source| DataError::Io {
             action: "read",

@@ -34,7 +34,7 @@ impl<'a> Run<'a> {
             Method::Full => None,
             Method::Lora => Some(AdapterSource::new(&source, &config.model, lora_settings(config))?),
         };
-        let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
+        let tokenizer = Tokenizer::from_model(&config.model)?;
         let mut chat = Chat::new(config.chat_template.as_deref(), &config.model)?;
         let mut open = |path: &Path| chat.open(path, &tokenizer, config.seq_len);
         let loader = Loader::new(Arc::new(open(&config.data)?), loader_options(config))?;
@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
                 if ignored.len() > 3 { ", ..." } else { "" }
             ));
         }
-        if self.session.source.folder.tensors().is_none() && self.config.method == Method::Lora {
+        if self.session.source.files.tensors().is_none() && self.config.method == Method::Lora {
             self.notes.push(format!(
                 "the model starts from random weights, which are not kept: the adapter will be of use only on the \
                  same config.json with --seed {}",

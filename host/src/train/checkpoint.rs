@@ -16,8 +16,7 @@ use crate::precision::Precision;
 use crate::weights::atomic::{self, AtomicDir};
 use crate::weights::peft::AdapterWriter;
 use crate::weights::{
-    DEFAULT_MAX_SHARD_BYTES, ModelWriter, SafetensorsWriter, TensorSpec, Tensors, WeightDType,
-    copy_side_files, write_config,
+    DEFAULT_MAX_SHARD_BYTES, ModelWriter, SafetensorsWriter, TensorSpec, Tensors, WeightDType, write_config,
 };
 
 use super::error::TrainError;
@@ -61,9 +60,7 @@ impl State {
 
 /// The fingerprints of a model's files.
 pub fn fingerprints(session: &Session) -> Result<BTreeMap<String, Fingerprint>, TrainError> {
-    let folder = &session.source.folder;
-    let weights = folder.tensors().map(|tensors| tensors.files().map(Path::to_owned).collect::<Vec<_>>());
-    let files = weights.unwrap_or_default().into_iter().chain([folder.config_path().to_owned()]);
+    let files = session.source.files.files().into_iter();
     let named = files.map(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok((name, Fingerprint::of(&path)?))
@@ -97,8 +94,8 @@ pub fn save(session: &Session, path: &Path, mut state: State) -> Result<(), Trai
 }
 
 fn save_model(session: &Session, path: &Path) -> Result<(), TrainError> {
-    copy_side_files(session.source.folder.dir(), path)?;
-    write_config(path, session.source.folder.config(), WeightDType::F32)?;
+    session.source.write_side_files(path)?;
+    write_config(path, session.source.files.config(), WeightDType::F32)?;
     let spec = |name: &str, shape: &[usize]| TensorSpec::new(name, WeightDType::F32, shape);
     let specs: Vec<_> = session.trained().iter().map(|tensor| spec(&tensor.name, &tensor.shape)).collect();
     let mut writer = ModelWriter::create(path, &specs, DEFAULT_MAX_SHARD_BYTES)?;

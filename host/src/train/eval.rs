@@ -12,7 +12,7 @@ use super::source::{AdapterSource, LoraSettings, Source};
 
 /// What to evaluate.
 pub struct EvalRequest {
-    /// A Hugging Face folder or a `config.json`.
+    /// A Hugging Face folder, a `config.json` or a GGUF file.
     pub model: PathBuf,
     /// A PEFT adapter on it.
     pub adapter: Option<PathBuf>,
@@ -51,12 +51,12 @@ pub fn evaluate(
         Some(_) => Some(AdapterSource::new(&source, &request.model, said)?),
         None => None,
     };
-    if source.folder.tensors().is_none() {
+    if source.files.tensors().is_none() {
         let message =
             "the model has random weights, those of seed 0; what was trained on others is not measured";
         observer.event(&Event::Warning { message: message.into() });
     }
-    let tokenizer = Tokenizer::from_folder(source.folder.dir())?;
+    let tokenizer = Tokenizer::from_model(&request.model)?;
     let mut chat = Chat::new(request.chat_template.as_deref(), &request.model)?;
     let data = chat.open(&request.data, &tokenizer, request.seq_len)?;
     let mut session = Session::new(backend, source, adapter, precision, false)?;

@@ -218,9 +218,10 @@ impl Session {
             .ok_or_else(|| TrainError::Internal(format!("the tensor {name:?} cannot be held as {ty}")))?;
         // What is not written and need not be converted stays where the file is mapped.
         if let (Elements::File(view), false) = (&elements, trained)
-            && view.weight_dtype().is_ok_and(|stored| dtype(stored) == ty.dtype)
+            && let Some((stored, bytes)) = view.as_stored()
+            && dtype(stored) == ty.dtype
         {
-            return Ok(self.backend.device.adopt(ty, Arc::new(view.bytes().clone()))?);
+            return Ok(self.backend.device.adopt(ty, Arc::new(bytes.clone()))?);
         }
         let buffer = self.backend.device.allocate(ty)?;
         elements

@@ -6,10 +6,10 @@ use std::path::Path;
 use finetune_plugin_api::program::DType;
 
 use crate::adapters::{Lora, targets_from_text};
-use crate::data::Batch;
-use crate::models::{self, Architecture, Config, Init, TensorSpec, fill};
+use crate::data::{self, Batch};
+use crate::models::{self, Architecture, Config, Init, ModelError, TensorSpec, fill};
 use crate::weights::peft::{PeftAdapter, PeftConfig, TargetSpec};
-use crate::weights::{ModelFolder, TensorView, WeightDType, WeightsError, convert};
+use crate::weights::{ModelFiles, TensorView, WeightDType, WeightsError, convert, copy_side_files};
 
 use super::error::TrainError;
 
@@ -19,7 +19,7 @@ const CHUNK: usize = 1 << 22;
 /// A model as it was given: its architecture and its files.
 pub struct Source {
     /// The files.
-    pub folder: ModelFolder,
+    pub files: ModelFiles,
     /// What its config describes.
     pub architecture: Box<dyn Architecture>,
     /// Seed of tensors that are in no file.
@@ -49,12 +49,18 @@ pub enum Elements {
 impl Source {
     /// Opens the model at `path` and checks that every tensor is there in its shape.
     pub fn open(path: &Path, seed: u64) -> Result<Source, TrainError> {
-        let folder = ModelFolder::open(path)?;
-        let config = Config::new(&serde_json::Value::Object(folder.config().clone()))?;
-        let architecture = models::from_config(&config)?;
+        let files = ModelFiles::open(path)?;
+        let config = Config::new(&serde_json::Value::Object(files.config().clone()));
+        let architecture = config.and_then(|config| models::from_config(&config));
+        let architecture = architecture.map_err(|error| match (error, &files) {
+            (ModelError::Config(problem), ModelFiles::Gguf(_)) => {
+                TrainError::folder(path, format!("its metadata are those of no model: {problem}"))
+            }
+            (error, _) => error.into(),
+        })?;
         let tensors: Vec<_> = architecture.tensors();
         let tensors = tensors.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
-        let source = Source { folder, architecture, seed, tensors };
+        let source = Source { files, architecture, seed, tensors };
         for spec in source.tensors.values() {
             if let Some(view) = source.view(spec)? {
                 // Says by name which tensor cannot be read as weights, before anything is read.
@@ -64,9 +70,18 @@ impl Source {
         Ok(source)
     }
 
+    /// Puts into a folder what belongs to the model besides config and weights: tokenizer, chat template, ...
+    pub fn write_side_files(&self, folder: &Path) -> Result<(), TrainError> {
+        match &self.files {
+            ModelFiles::Folder(from) => drop(copy_side_files(from.dir(), folder)?),
+            ModelFiles::Gguf(gguf) => data::write_side_files(gguf, folder)?,
+        }
+        Ok(())
+    }
+
     /// Tensors in the files that the model does not use, without those that are known to be harmless.
     pub fn ignored(&self) -> Vec<String> {
-        let Some(files) = self.folder.tensors() else { return Vec::new() };
+        let Some(files) = self.files.tensors() else { return Vec::new() };
         let used: std::collections::BTreeSet<&str> = self
             .tensors
             .values()
@@ -85,7 +100,7 @@ impl Source {
 
     /// The view of a tensor under either of its names; `None` for a model that starts from random weights.
     fn view(&self, spec: &TensorSpec) -> Result<Option<TensorView>, WeightsError> {
-        let Some(files) = self.folder.tensors() else { return Ok(None) };
+        let Some(files) = self.files.tensors() else { return Ok(None) };
         let name = match &spec.alias {
             Some(alias) if !files.contains(&spec.name) && files.contains(alias) => alias,
             _ => &spec.name,
@@ -143,7 +158,7 @@ impl Source {
             Some(id) => Err(TrainError::Settings(format!(
                 "the data has the token {id}, and the model's vocabulary ends before {vocabulary}; the tokenizer in {} \
                  does not belong to the model, or the data has a special token that the model never learned",
-                self.folder.dir().display()
+                self.files.place().display()
             ))),
         }
     }

@@ -1,4 +1,4 @@
-//! Changing the dtype of weights: F32, F16, BF16 and F64 to F32, F16 or BF16.
+//! Changing the dtype of weights: F32, F16, BF16, F64 and quantized blocks to F32, F16 or BF16.
 //!
 //! Rounding is to nearest, ties to even; what is too large becomes infinity; NaN stays NaN. Bytes are
 //! little-endian and need not be aligned, in and out.
@@ -9,9 +9,10 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::dtype::{StoredDType, WeightDType};
+use super::blocks::{self, BlockFormat};
+use super::dtype::{Encoding, StoredDType, WeightDType};
 use super::error::WeightsError;
-use super::tensors::TensorView;
+use super::tensors::{RowOrder, TensorView};
 
 /// Elements converted by one task: large enough to outweigh its scheduling, small enough for the caches.
 const CHUNK: usize = 1 << 15;
@@ -40,7 +41,7 @@ pub fn convert_range(
     to: WeightDType,
     out: &mut Vec<u8>,
 ) -> Result<(), WeightsError> {
-    if !view.dtype().is_convertible() {
+    if !view.encoding().is_convertible() {
         return Err(view.dtype_error());
     }
     let elements = view.elements();
@@ -48,9 +49,69 @@ pub fn convert_range(
         let (start, end) = (range.start, range.end);
         return Err(WeightsError::Range { name: view.name().to_string(), start, end, elements });
     }
-    let size = view.dtype().bits() / 8;
-    convert_slice(&view.bytes().as_slice()[range.start * size..range.end * size], view.dtype(), to, out);
+    out.clear();
+    if let Some((stored, bytes)) = view.as_stored()
+        && stored == to
+    {
+        let size = to.size();
+        out.extend_from_slice(&bytes.as_slice()[range.start * size..range.end * size]);
+        return Ok(());
+    }
+    out.resize(range.len() * to.size(), 0);
+    out.par_chunks_mut(CHUNK * to.size()).enumerate().for_each(|(chunk, out)| {
+        let start = range.start + chunk * CHUNK;
+        convert_rows(view, start..range.end.min(start + CHUNK), to, out);
+    });
     Ok(())
+}
+
+/// The elements `range` of `view`, from wherever their rows are in the file.
+fn convert_rows(view: &TensorView, range: Range<usize>, to: WeightDType, mut out: &mut [u8]) {
+    let rows = view.shape().first().copied().unwrap_or(1).max(1);
+    let width = match view.row_order() {
+        RowOrder::AsStored => view.elements(),
+        RowOrder::Pairs { .. } => view.elements() / rows,
+    };
+    let mut at = range.start;
+    while at < range.end {
+        let (row, column) = (at / width, at % width);
+        let count = (width - column).min(range.end - at);
+        let stored = view.row_order().stored(row) * width + column;
+        let (now, rest) = out.split_at_mut(count * to.size());
+        convert_run(view.bytes().as_slice(), view.encoding(), stored..stored + count, to, now);
+        (at, out) = (at + count, rest);
+    }
+}
+
+/// The elements `run` of all those in `bytes`.
+fn convert_run(bytes: &[u8], encoding: Encoding, run: Range<usize>, to: WeightDType, out: &mut [u8]) {
+    match encoding {
+        Encoding::Plain(from) => {
+            let size = from.bits() / 8;
+            let bytes = &bytes[run.start * size..run.end * size];
+            match from.as_weight() == Some(to) {
+                true => out.copy_from_slice(bytes),
+                false => convert_chunk(bytes, from, to, out),
+            }
+        }
+        Encoding::Blocks(format) => dequantize(bytes, format, run, to, out),
+    }
+}
+
+fn dequantize(bytes: &[u8], format: BlockFormat, run: Range<usize>, to: WeightDType, mut out: &mut [u8]) {
+    let mut values = [0f32; BLOCK];
+    let mut at = run.start;
+    while at < run.end {
+        // A run may begin and end within a block.
+        let (first, skipped) = (at / blocks::BLOCK, at % blocks::BLOCK);
+        let count = (BLOCK - skipped).min(run.end - at);
+        let last = (at + count).div_ceil(blocks::BLOCK);
+        let values = &mut values[..(last - first) * blocks::BLOCK];
+        format.dequantize(&bytes[first * format.bytes()..last * format.bytes()], values);
+        let (now, rest) = out.split_at_mut(count * to.size());
+        write_block(&values[skipped..skipped + count], to, now);
+        (at, out) = (at + count, rest);
+    }
 }
 
 /// Converts the elements in `bytes` (not from a file: trained tensors on their way to one) from `from` to `to`.

@@ -1,6 +1,8 @@
-//! Element types: those a safetensors file may hold, and those this program computes with.
+//! Element types: those that files may hold, and those this program computes with.
 
 use std::fmt;
+
+use super::blocks::BlockFormat;
 
 /// An element type that weights are held in: loaded, converted to, and saved.
 ///
@@ -91,7 +93,7 @@ impl StoredDType {
         }
     }
 
-    /// Whether [`convert`](super::convert::convert) can read it: F32, F16, BF16 and F64.
+    /// Whether it can be read as weights: F32, F16, BF16 and F64.
     pub fn is_convertible(self) -> bool {
         self == Self::F64 || self.as_weight().is_some()
     }
@@ -100,5 +102,41 @@ impl StoredDType {
 impl fmt::Display for StoredDType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// How the elements of a tensor are written in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// One after the other.
+    Plain(StoredDType),
+    /// In blocks that share a scale.
+    Blocks(BlockFormat),
+}
+
+impl Encoding {
+    /// The same as a type that weights are held in; `None` for blocks and all but F32, F16 and BF16.
+    pub fn as_weight(self) -> Option<WeightDType> {
+        match self {
+            Self::Plain(dtype) => dtype.as_weight(),
+            Self::Blocks(_) => None,
+        }
+    }
+
+    /// Whether [`convert`](super::convert::convert) can read it: all blocks, F32, F16, BF16 and F64.
+    pub fn is_convertible(self) -> bool {
+        match self {
+            Self::Plain(dtype) => dtype.is_convertible(),
+            Self::Blocks(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(dtype) => dtype.fmt(f),
+            Self::Blocks(format) => format.fmt(f),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::dtype::StoredDType;
+use super::dtype::Encoding;
 
 /// An error of the weights room. Each message names the file or tensor, says what was expected and, where
 /// something can be done about it, what.
@@ -28,11 +28,13 @@ pub enum WeightsError {
     )]
     Pickle { path: PathBuf },
 
-    #[error(
-        "{} is a GGUF file, which is not supported yet; give the model's Hugging Face folder (config.json and \
-         safetensors)", path.display()
-    )]
-    Gguf { path: PathBuf },
+    /// A GGUF file that contradicts itself or its own size, or holds what is not read.
+    #[error("{} is not a GGUF file that can be used: {problem}", path.display())]
+    Gguf { path: PathBuf, problem: String },
+
+    /// A folder that is no model's, with GGUF files in it.
+    #[error("{} is a folder with a GGUF file; give the file itself as the model: {}", dir.display(), file.display())]
+    GgufInFolder { dir: PathBuf, file: PathBuf },
 
     /// The path is there but is not what was asked for.
     #[error("{} {problem}", path.display())]
@@ -62,10 +64,10 @@ pub enum WeightsError {
     Shape { name: String, path: PathBuf, found: Vec<usize>, expected: Vec<usize> },
 
     #[error(
-        "tensor {name} in {} holds {dtype} values, which cannot be read as weights; F32, F16, BF16 and F64 can \
+        "tensor {name} in {} holds {encoding} values, which cannot be read as weights; F32, F16, BF16 and F64 can \
          (a quantized model has to be given in its unquantized form)", path.display()
     )]
-    DType { name: String, path: PathBuf, dtype: StoredDType },
+    DType { name: String, path: PathBuf, encoding: Encoding },
 
     /// A caller asked for elements that a tensor does not have.
     #[error("elements {start}..{end} of tensor {name} were asked for, but it has {elements}")]

@@ -1,4 +1,4 @@
-//! What a user gives as `--model`: a Hugging Face folder, or a `config.json` to start from random weights.
+//! A Hugging Face folder, or a `config.json` to start from random weights.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
-/// A model on disk: its config, its weights if it has any, and the folder its other files are in.
+/// A model in a folder: its config, its weights if it has any, and the folder its other files are in.
 #[derive(Debug)]
 pub struct ModelFolder {
     config_path: PathBuf,
@@ -25,7 +25,7 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Opens what a user gives as a model.
+    /// Opens a model's folder or config.
     ///
     /// A folder must hold `config.json` and weights: `model.safetensors`, or `model.safetensors.index.json`
     /// with its shards, or a single `.safetensors` file of another name; the first of these that is there
@@ -33,7 +33,7 @@ impl ModelFolder {
     ///
     /// # Errors
     /// Everything else is refused with a sentence that says what it is and what to give instead: hub ids,
-    /// pickles, GGUF, folders without config or weights, invalid JSON, unsound or incomplete weight files.
+    /// pickles, folders of GGUF files, folders without config or weights, invalid JSON, unsound or incomplete weight files.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => Self::open_dir(path),
@@ -155,7 +155,8 @@ pub(super) fn refuse_by_name(path: &Path) -> Option<WeightsError> {
     }
     let path = path.to_path_buf();
     if name.ends_with(".gguf") {
-        return Some(WeightsError::Gguf { path });
+        let dir = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        return Some(WeightsError::GgufInFolder { dir, file: path });
     }
     let pickle = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"].iter().any(|end| name.ends_with(end))
         || name == "pytorch_model.bin.index.json";

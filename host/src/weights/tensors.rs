@@ -1,10 +1,11 @@
-//! The named tensors of one or many safetensors files, mapped.
+//! The named tensors of a model's files, mapped.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::dtype::{StoredDType, WeightDType};
+use super::dtype::{Encoding, WeightDType};
 use super::error::WeightsError;
 use super::header::{self, Entry};
 use super::map::{MappedBytes, MappedFile};
@@ -15,9 +16,50 @@ use super::{index, json};
 #[derive(Debug)]
 pub struct Tensors {
     files: Vec<Arc<MappedFile>>,
-    entries: BTreeMap<String, (usize, Entry)>,
+    entries: BTreeMap<String, (usize, Place)>,
     /// What an error says was searched.
     source: String,
+}
+
+/// Where a tensor is in its file, and how it is written there.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub encoding: Encoding,
+    pub rows: RowOrder,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// As many as encoding and shape need, counted from the start of the file.
+    pub bytes: Range<usize>,
+}
+
+impl From<Entry> for Place {
+    fn from(Entry { dtype, shape, bytes }: Entry) -> Place {
+        Place { encoding: Encoding::Plain(dtype), rows: RowOrder::AsStored, shape, bytes }
+    }
+}
+
+/// The order of a tensor's rows in its file. A view always has them in the order that models are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    AsStored,
+    /// In each group of so many rows (a multiple of two, which their number is a multiple of), the first row of
+    /// the first half is followed by the first of the second half, and so on.
+    Pairs {
+        group: usize,
+    },
+}
+
+impl RowOrder {
+    /// Where the view's row `row` is in the file.
+    pub(super) fn stored(self, row: usize) -> usize {
+        match self {
+            RowOrder::AsStored => row,
+            RowOrder::Pairs { group } => {
+                let (half, within) = (group / 2, row % group);
+                row - within + 2 * (within % half) + within / half
+            }
+        }
+    }
 }
 
 /// One tensor: its description, and its bytes in the mapped file (row-major, little-endian).
@@ -26,7 +68,8 @@ pub struct Tensors {
 #[derive(Debug, Clone)]
 pub struct TensorView {
     name: Arc<str>,
-    dtype: StoredDType,
+    encoding: Encoding,
+    rows: RowOrder,
     shape: Arc<[usize]>,
     bytes: MappedBytes,
 }
@@ -38,8 +81,15 @@ impl Tensors {
     /// The file cannot be read, or is no sound safetensors file.
     pub fn open_file(path: &Path) -> Result<Self, WeightsError> {
         let (file, entries) = open(path)?;
-        let entries = entries.into_iter().map(|(name, entry)| (name, (0, entry))).collect();
-        Ok(Self { files: vec![file], entries, source: path.display().to_string() })
+        let places = entries.into_iter().map(|(name, entry)| (name, entry.into()));
+        Ok(Self::in_file(file, places.collect()))
+    }
+
+    /// Tensors of one file, whose places were checked.
+    pub(super) fn in_file(file: Arc<MappedFile>, places: BTreeMap<String, Place>) -> Self {
+        let source = file.path().display().to_string();
+        let entries = places.into_iter().map(|(name, place)| (name, (0, place))).collect();
+        Self { files: vec![file], entries, source }
     }
 
     /// The tensors that the index at `path` (`model.safetensors.index.json`) names, from the shards beside it.
@@ -67,7 +117,7 @@ impl Tensors {
                 shards.insert(shard.clone(), (files.len() - 1, entries));
             }
             let entry =
-                shards.get_mut(&shard).and_then(|(at, entries)| Some((*at, entries.remove(&tensor)?)));
+                shards.get_mut(&shard).and_then(|(at, entries)| Some((*at, entries.remove(&tensor)?.into())));
             let entry = entry.ok_or_else(|| {
                 problem(format!("tensor {tensor} should be in {shard}, but is not in that file"))
             })?;
@@ -97,12 +147,13 @@ impl Tensors {
 
     /// The tensor called `name`, of whatever shape and dtype.
     pub fn get(&self, name: &str) -> Option<TensorView> {
-        let (file, entry) = self.entries.get(name)?;
+        let (file, place) = self.entries.get(name)?;
         Some(TensorView {
             name: name.into(),
-            dtype: entry.dtype,
-            shape: entry.shape.as_slice().into(),
-            bytes: MappedBytes::new(self.files[*file].clone(), entry.bytes.clone())?,
+            encoding: place.encoding,
+            rows: place.rows,
+            shape: place.shape.as_slice().into(),
+            bytes: MappedBytes::new(self.files[*file].clone(), place.bytes.clone())?,
         })
     }
 
@@ -121,7 +172,7 @@ impl Tensors {
                 expected: expected.to_vec(),
             });
         }
-        if !view.dtype().is_convertible() {
+        if !view.encoding().is_convertible() {
             return Err(view.dtype_error());
         }
         Ok(view)
@@ -159,17 +210,17 @@ impl TensorView {
         &self.name
     }
 
-    /// The dtype in the file.
-    pub fn dtype(&self) -> StoredDType {
-        self.dtype
+    /// How the elements are written in the file.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
     /// The dtype in the file, if it is one that weights are held in.
     ///
     /// # Errors
-    /// [`WeightsError::DType`] for all others, F64 among them, which has to be converted.
+    /// [`WeightsError::DType`] for all others, F64 and blocks among them, which have to be converted.
     pub fn weight_dtype(&self) -> Result<WeightDType, WeightsError> {
-        self.dtype.as_weight().ok_or_else(|| self.dtype_error())
+        self.encoding.as_weight().ok_or_else(|| self.dtype_error())
     }
 
     /// The dimensions, outermost first; none for a scalar.
@@ -183,9 +234,22 @@ impl TensorView {
         self.shape.iter().product()
     }
 
-    /// The elements' bytes in the file's dtype: row-major, little-endian.
+    /// The elements' bytes as the file has them, also where their encoding or the order of rows has to be changed.
     pub fn bytes(&self) -> &MappedBytes {
         &self.bytes
+    }
+
+    /// The elements' bytes and dtype (row-major, little-endian) where the file has them as a device can take
+    /// them; `None` where they have to be converted.
+    pub fn as_stored(&self) -> Option<(WeightDType, &MappedBytes)> {
+        match self.rows {
+            RowOrder::AsStored => self.encoding.as_weight().map(|dtype| (dtype, &self.bytes)),
+            RowOrder::Pairs { .. } => None,
+        }
+    }
+
+    pub(super) fn row_order(&self) -> RowOrder {
+        self.rows
     }
 
     /// The file it is in.
@@ -197,7 +261,7 @@ impl TensorView {
         WeightsError::DType {
             name: self.name.to_string(),
             path: self.path().to_path_buf(),
-            dtype: self.dtype,
+            encoding: self.encoding,
         }
     }
 }

@@ -55,8 +55,8 @@ struct Marked {
 }
 
 impl ChatTemplate {
-    /// The template of a model folder (or of the folder of a file in it): `chat_template.jinja`, else
-    /// `chat_template` in `tokenizer_config.json`; `None` if it has none.
+    /// The template of a GGUF file or of a model folder (or of the folder of a file in it): `chat_template.jinja`,
+    /// else `chat_template` in `tokenizer_config.json`; `None` if it has none.
     pub fn from_model(path: &Path) -> Result<Option<ChatTemplate>, DataError> {
         let source = source::read(path)?;
         let Some(default) = source.default else { return Ok(None) };

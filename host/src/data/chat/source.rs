@@ -1,6 +1,7 @@
 //! Where a model keeps its chat template and special tokens.
 
 use super::super::DataError;
+use crate::weights::{self, gguf::Gguf};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -12,8 +13,14 @@ pub(super) struct Source {
     pub specials: Map<String, Value>,
 }
 
-/// What a model's folder has; `path` may be a file in it.
+/// What a model's folder or GGUF file has; `path` may be a file in the folder.
 pub(super) fn read(path: &Path) -> Result<Source, DataError> {
+    if weights::is_gguf(path) {
+        let gguf = Gguf::open(path)?;
+        let text = |name| gguf.chat_template(name).map(|text| text.map(str::to_owned));
+        let specials = gguf.vocabulary()?.specials();
+        return Ok(Source { default: text(None)?, tool_use: text(Some("tool_use"))?, specials });
+    }
     let folder = if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() };
     let mut source = Source::default();
     for name in ["special_tokens_map.json", "tokenizer_config.json"] {

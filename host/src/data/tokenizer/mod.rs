@@ -1,10 +1,14 @@
-//! Text to token ids, as the model's own tokenizer file says.
+//! Text to token ids, as the model's own files say.
 
 mod folder;
+mod gguf;
 mod guard;
+mod spelling;
 mod train;
 
 use super::{DataError, cut};
+use crate::weights::{self, gguf::Gguf};
+pub(crate) use gguf::write_side_files;
 use guard::guarded;
 use std::{path::Path, sync::Arc};
 use tokenizers::{
@@ -49,6 +53,22 @@ struct Inner {
 }
 
 impl Tokenizer {
+    /// Loads the tokenizer of a model: of its folder, of the folder that its `config.json` is in, or of its GGUF
+    /// file.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be used.
+    pub fn from_model(path: &Path) -> Result<Tokenizer, DataError> {
+        if weights::is_gguf(path) {
+            return gguf::load(&Gguf::open(path)?);
+        }
+        match path.parent().filter(|_| path.is_file()) {
+            Some(folder) if folder.as_os_str().is_empty() => folder::load(Path::new(".")),
+            Some(folder) => folder::load(folder),
+            None => folder::load(path),
+        }
+    }
+
     /// Loads the tokenizer of a Hugging Face model folder: `tokenizer.json`, or GPT-2's
     /// `vocab.json` and `merges.txt`; end tokens from `config.json`, else
     /// `generation_config.json`, else `tokenizer_config.json`.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::models;
 use crate::weights::atomic::AtomicDir;
 use crate::weights::{
-    DEFAULT_MAX_SHARD_BYTES, ModelFolder, ModelWriter, TensorSpec, WeightDType, copy_side_files, write_config,
+    DEFAULT_MAX_SHARD_BYTES, ModelFolder, ModelWriter, TensorSpec, WeightDType, write_config,
 };
 
 use super::error::TrainError;
@@ -82,7 +82,7 @@ struct Plan<'a> {
 pub fn export(request: &ExportRequest, observer: &mut dyn Observer) -> Result<ExportSummary, TrainError> {
     check_out(&request.out)?;
     let source = Source::open(&request.model, 0)?;
-    let Some(files) = source.folder.tensors() else {
+    let Some(files) = source.files.tensors() else {
         return Err(TrainError::folder(
             &request.model,
             "it is a config without weights, so there is nothing to export; give a folder with weights",
@@ -102,7 +102,7 @@ pub fn export(request: &ExportRequest, observer: &mut dyn Observer) -> Result<Ex
     let plan = Plan::new(&source, adapter.as_ref());
     let dtype = request.dtype.unwrap_or_else(|| plan.stored());
     let folder = AtomicDir::create(&request.out)?;
-    copy_side_files(source.folder.dir(), folder.path())?;
+    source.write_side_files(folder.path())?;
     write_config(folder.path(), &plan.config(), dtype)?;
     plan.write(folder.path(), dtype, &mut |done, total| observer.progress("writing", done, total))?;
     let mut summary = plan.summary(dtype);
@@ -153,7 +153,7 @@ impl<'a> Plan<'a> {
     }
 
     fn config(&self) -> serde_json::Map<String, Value> {
-        let mut config = self.source.folder.config().clone();
+        let mut config = self.source.files.config().clone();
         if self.untied {
             config.insert("tie_word_embeddings".into(), false.into());
         }

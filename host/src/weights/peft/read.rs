@@ -167,11 +167,11 @@ fn split_name(name: &str) -> Result<(&str, bool), String> {
 
 fn check_pair(module: &str, pair: &LoraPair, config: &PeftConfig) -> Result<(), String> {
     for tensor in [&pair.a, &pair.b] {
-        if !tensor.dtype().is_convertible() {
+        if !tensor.encoding().is_convertible() {
             return Err(format!(
                 "tensor {} holds {} values, not floating-point ones",
                 tensor.name(),
-                tensor.dtype()
+                tensor.encoding()
             ));
         }
         if tensor.shape().len() != 2 || tensor.shape().contains(&0) {
