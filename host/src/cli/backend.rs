@@ -16,11 +16,7 @@ pub fn open(settings: &Settings, screen: &Screen) -> anyhow::Result<Backend> {
         screen.named("plugin", &short(row));
     }
     let choice = catalog.choose(settings.backend.as_deref().unwrap_or("auto"))?;
-    let asked = settings.backend.as_deref().unwrap_or("auto");
-    let (name, index) = (&choice.manifest.name, choice.device.index);
-    tracing::info!("{name}:{index} is used, for {asked} was asked for; loading {}", choice.path.display());
     let device = choice.open(&serde_json::Map::new())?;
-    tracing::debug!("{name}:{index} is open: {:?}", device.properties());
     Ok(Backend {
         device,
         name: choice.manifest.name,

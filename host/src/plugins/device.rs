@@ -52,12 +52,15 @@ impl Device {
         index: u32,
         options: &Map<String, Value>,
     ) -> Result<Device, PluginError> {
+        tracing::info!("{}:{index} is used; loading {}", manifest.name, path.display());
         let module = load(path, manifest)
             .map_err(|reason| PluginError::Refused { path: path.to_path_buf(), reason })?;
         let options = Value::Object(options.clone()).to_string();
         let object = module.open()(index, RStr::from_str(&options));
         let object = object.into_result().map_err(|error| device_error(&manifest.name, error))?;
-        Ok(Device::from_object(&manifest.name, object))
+        let device = Device::from_object(&manifest.name, object);
+        tracing::debug!("{}:{index} is open: {:?}", manifest.name, device.properties());
+        Ok(device)
     }
 
     /// Wraps a device object, whoever made it.
