@@ -37,7 +37,7 @@ pub fn act(action: &str) -> Result<(), Error> {
         }
         "panic" => panic!("a plugin's panic"),
         "leak" => leak(rest.parse().unwrap_or(1 << 20)),
-        "leave" => leave(),
+        "leave" => leave(rest),
         "touch" => drop(std::fs::write(rest, "ran")),
         "error" => return Err(error(rest)),
         "error-untouched" => return Err(error(rest).untouched()),
@@ -105,7 +105,9 @@ fn leak(bytes: usize) {
     std::mem::forget(vec![1_u8; bytes]);
 }
 
-/// A process that outlives this one, in the same process group.
-fn leave() {
-    let _ = Command::new("sleep").arg("97").stdin(Stdio::null()).spawn();
+/// A process that outlives this one, in the same process group; the file gets its number.
+fn leave(file: &str) {
+    if let Ok(child) = Command::new("sleep").arg("300").stdin(Stdio::null()).spawn() {
+        let _ = std::fs::write(file, child.id().to_string());
+    }
 }
