@@ -1,7 +1,7 @@
 //! A plugin that runs programs through the reference interpreter and misbehaves at a point that it is told.
 //!
 //! It is built once. What a copy of it does stands in the copy itself: the tests' helper (`finetune_tests::misbehaving`)
-//! writes another name into the manifest and other words into [`BEHAVIOUR`], so that every copy is a file of its own,
+//! writes another name into the manifest and other words into `BEHAVIOUR`, so that every copy is a file of its own,
 //! with a hash of its own, that needs nothing beside it. README.md lists the words.
 // It hurts the process that it is in by calls of the C library, and places code where the loader runs it.
 #![allow(unsafe_code)]
