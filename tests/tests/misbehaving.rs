@@ -106,3 +106,17 @@ fn calls_that_fail_say_which_back_end_and_why() {
         assert!(!message.contains("RUST_BACKTRACE") || name == "compile-panics", "{message}");
     }
 }
+
+/// A plugin's words go to a terminal and into files; they must not take one over or fill the other.
+#[test]
+fn a_plugins_message_is_short_and_nothing_that_a_terminal_obeys() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, behaviour, words) in
+        [("escapes", "step 2: say oneESC[2Jtwo", "two"), ("talks", "step 2: say much", "much much much")]
+    {
+        place(dir.path(), name, behaviour);
+        let message = fail(&mut train(dir.path(), name, &dir.path().join(name)));
+        assert!(message.contains(words), "{message}");
+        assert!(!message.contains('\u{1b}') && message.len() < 20_000, "{} bytes", message.len());
+    }
+}

@@ -40,6 +40,10 @@ pub fn act(action: &str) -> Result<(), Error> {
         "leave" => leave(rest),
         "touch" => drop(std::fs::write(rest, "ran")),
         "error" => return Err(error(rest)),
+        "say" => {
+            let text = rest.replace("ESC", "\u{1b}");
+            return Err(Error::internal(if rest == "much" { "much ".repeat(1 << 20) } else { text }));
+        }
         "error-untouched" => return Err(error(rest).untouched()),
         _ => return Err(Error::internal(format!("this test asks for {action:?}, which means nothing"))),
     }
