@@ -73,6 +73,10 @@ fn manifests_that_are_wrong_cost_a_row_and_run_no_code() {
     place_c(&folder, "no-module", &[("MANIFEST", &c_manifest("no-module", "1.0.0"))]);
     place_c(&folder, "noise", &[("MANIFEST", &c_manifest("noise", "1.0.0")), ("HEADER", "4096")]);
     misbehaving::place_other_layout(&folder);
+    place_c(&folder, "endless", &[("MANIFEST", &c_manifest("endless", "1.0.0")), ("UNTERMINATED", "1")]);
+    place_with(&folder, "second", "", |manifest| {
+        manifest.insert("name".into(), json!("good"));
+    });
 
     let rows = list(&folder);
     assert_eq!(row(&rows, "good").0, "ready");
@@ -84,7 +88,9 @@ fn manifests_that_are_wrong_cost_a_row_and_run_no_code() {
     refused(&rows, "no-module", &["no code of a plugin"]);
     refused(&rows, "noise", &["abi_stable"]);
     refused(&rows, "layout", &["layout"]);
-    assert_eq!(rows.len(), 9);
+    refused(&rows, "endless", &["manifest"]);
+    refused(&rows, "second", &["has the name good", "which comes first"]);
+    assert_eq!(rows.len(), 11);
     for file in ran {
         assert!(!file.exists(), "a plugin that is refused by its manifest was loaded: {}", file.display());
     }
