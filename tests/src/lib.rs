@@ -1,5 +1,6 @@
 //! What whole-program tests share: the real binary, the real plugins, and reading what it prints.
 
+pub mod loaded;
 pub mod misbehaving;
 
 use std::path::{Path, PathBuf};
@@ -32,9 +33,10 @@ fn built(variable: &str, name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not built; run the tests by `cargo xtask test`"))
 }
 
-/// The folder of golden data.
+/// The folder of golden data: `FINETUNE_GOLDENS_DIR`, or the one in the sources.
 pub fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/data")
+    let named = std::env::var_os("FINETUNE_GOLDENS_DIR").map(PathBuf::from);
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/data"))
 }
 
 /// `finetune` with these arguments, over the plugins under test.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use finetune_tests::{events, finetune, json_lines, number, plugins, succeed};
+use finetune_tests::{assert_close, events, finetune, json_lines, number, plugins, succeed};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -16,8 +16,12 @@ fn demo() -> PathBuf {
 }
 
 fn eval(data: &str, adapter: Option<&Path>) -> f64 {
+    eval_on("cpu", data, adapter)
+}
+
+fn eval_on(backend: &str, data: &str, adapter: Option<&Path>) -> f64 {
     let mut command =
-        finetune(["eval", "--json", "--backend", "cpu", "--precision", "f32", "--seq-len", "256"]);
+        finetune(["eval", "--json", "--backend", backend, "--precision", "f32", "--seq-len", "256"]);
     command.arg("--plugins").arg(plugins()).arg("--model").arg(demo().join("model"));
     if let Some(adapter) = adapter {
         command.arg("--adapter").arg(adapter);
@@ -58,6 +62,12 @@ fn the_model_is_small_and_the_one_that_is_described() {
 fn the_model_knows_its_english() {
     let loss = eval("box/sample.jsonl", None);
     assert!(loss < HELD_OUT_LOSS, "{loss}");
+}
+
+#[test]
+fn mlx_plugin_and_cpu_find_the_same_loss_of_the_model() {
+    let [cpu, mlx] = ["cpu", "mlx"].map(|backend| eval_on(backend, "box/sample.jsonl", None));
+    assert_close(mlx, cpu, 1e-5, "loss of the sample");
 }
 
 /// The demo's recipe, a part of its steps: entries of the log that it did not see become likelier.
