@@ -1,6 +1,7 @@
 //! What whole-program tests share: the real binary, the real plugins, and reading what it prints.
 
 pub mod loaded;
+pub mod misbehaving;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
