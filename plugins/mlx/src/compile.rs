@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use finetune_plugin_api::export::Error;
+use finetune_plugin_api::plan;
 use finetune_plugin_api::program::{Op, Program, ValueId};
 
 use crate::mlx::{Array, Closure, Mlx};
@@ -46,7 +47,7 @@ impl Facts {
 
 impl Compiled {
     pub fn new(mlx: Rc<Mlx>, program: Program, compile: bool) -> Result<Compiled, Error> {
-        let needed = needed(&program);
+        let needed = plan::needed(&program);
         let argument = |value: ValueId| program.args().iter().position(|arg| arg.value == value);
         let mut spans = Vec::new();
         for node in program.nodes() {
@@ -96,8 +97,7 @@ const PART: usize = 16;
 
 /// The numbers of results, outputs and then updates, sorted by where they are defined and cut into parts.
 fn groups(program: &Program) -> Vec<Vec<usize>> {
-    let outputs = program.outputs().iter().map(|output| output.value);
-    let results: Vec<ValueId> = outputs.chain(program.updates().iter().map(|update| update.value)).collect();
+    let results: Vec<ValueId> = plan::results(program).collect();
     let mut order: Vec<usize> = (0..results.len()).collect();
     order.sort_by_key(|&i| results[i]);
     let (mut groups, mut end): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
@@ -112,21 +112,6 @@ fn groups(program: &Program) -> Vec<Vec<usize>> {
         }
     }
     groups
-}
-
-/// Which nodes outputs and updates need.
-fn needed(program: &Program) -> Vec<bool> {
-    let mut read = vec![false; program.types().len()];
-    let roots = program.outputs().iter().map(|output| output.value);
-    roots
-        .chain(program.updates().iter().map(|update| update.value))
-        .for_each(|value| read[value.index()] = true);
-    for node in program.nodes().iter().rev() {
-        if node.results.iter().any(|result| read[result.index()]) {
-            node.operands.iter().for_each(|operand| read[operand.index()] = true);
-        }
-    }
-    read
 }
 
 /// Builds the graph of a program over arrays for its arguments.
@@ -168,8 +153,6 @@ fn trace(
             values[value.index()] = array;
         }
     }
-    let outputs = program.outputs().iter().map(|output| output.value);
-    let results = outputs.chain(program.updates().iter().map(|update| update.value));
     let missing = || Error::internal("a result of the program was not computed");
     let result = |value: ValueId| {
         let array = values[value.index()].as_ref().ok_or_else(missing)?;
@@ -177,5 +160,5 @@ fn trace(
         // to it.
         if program.ty(value).elements() == 1 { mlx.copy(array) } else { Ok(array.clone()) }
     };
-    results.map(result).collect()
+    plan::results(program).map(result).collect()
 }

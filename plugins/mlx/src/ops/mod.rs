@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::{PlanOptions, Term};
-use finetune_plugin_api::program::{Attrs, DType, Op, TensorType};
+use finetune_plugin_api::program::{Attrs, DType, Op, TensorType, rows_and_width};
 
 use crate::mlx::{self, Array, Mlx};
 
@@ -212,9 +212,4 @@ fn scalar(value: f32) -> Result<Array, Error> {
 /// A scalar of type u32.
 fn scalar_u32(value: u32) -> Result<Array, Error> {
     mlx::from_bytes(&value.to_ne_bytes(), &[], DType::U32)
-}
-
-/// All dimensions but the last, multiplied, and the last.
-fn rows_and_width(shape: &[usize]) -> (usize, usize) {
-    shape.split_last().map_or((1, 1), |(&width, outer)| (outer.iter().product(), width))
 }
