@@ -46,6 +46,9 @@
 //! work it out. A device that publishes its [`plan::PlanOptions`] as the member `plan` of
 //! [`Device::properties`](export::Device::properties) has its peak memory known before a run begins.
 //!
+//! Memory that is an allocator's needs no places: [`plan::schedule`] says which ops to run and after which of them a
+//! value may be let go. `machine` (a feature of this crate) says what main memory and processor there are.
+//!
 //! **The test** is the conformance suite: every op with every element type, odd sizes and edges, and whole
 //! programs, each held to what the reference interpreter gives:
 //!
@@ -69,6 +72,8 @@
 pub mod abi;
 pub mod conformance;
 pub mod export;
+#[cfg(feature = "machine")]
+pub mod machine;
 pub mod plan;
 pub mod program;
 pub mod reference;

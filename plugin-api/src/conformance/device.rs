@@ -17,9 +17,13 @@ pub fn check_device<P: Plugin>(index: u32) -> Result<Report, Error> {
     let described = found.get(index as usize).ok_or_else(|| {
         Error::unavailable(format!("there is no device {index}; {} were found", found.len()))
     })?;
-    let device = P::open(index, &Options::default())?;
+    Ok(check_open(P::open(index, &Options::default())?, &described.dtypes))
+}
+
+/// As [`check_device`] for a device that is open, with options of the test's own, and for these element types.
+pub fn check_open<D: Device>(device: D, dtypes: &[DType]) -> Report {
     let native = NativeOps::of(&device.ops());
-    Ok(check(&mut OnDevice { device, native, dtypes: described.dtypes.clone() }))
+    check(&mut OnDevice { device, native, dtypes: dtypes.to_vec() })
 }
 
 struct OnDevice<D> {
@@ -35,52 +39,76 @@ impl<D: Device> Runner for OnDevice<D> {
 
     fn run(&mut self, program: &Program, args: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let program = lower(program, &|node| self.native.has(node)).map_err(|error| error.to_string())?;
-        let results = self.results(&program, args).map_err(|error| error.to_string())?;
-        let tensors = results.iter().map(|(ty, bytes)| Tensor::from_bytes(ty, bytes));
-        tensors.collect::<Result<_, _>>().map_err(|error| error.to_string())
+        run_tensors(&mut self.device, &program, args)
     }
 }
 
-impl<D: Device> OnDevice<D> {
-    /// Outputs and then states, after one run.
-    fn results(&mut self, program: &Program, args: &[Tensor]) -> Result<Vec<(TensorType, Vec<u8>)>, Error> {
-        let mut compiled = self.device.compile(program.clone())?;
-        let mut arguments = Vec::with_capacity(args.len());
-        for tensor in args {
-            arguments.push(self.buffer(tensor.ty(), &tensor.to_bytes())?);
-        }
-        let mut outputs = Vec::new();
-        for output in program.outputs() {
-            let ty = program.ty(output.value);
-            // Whatever the device does not write shows.
-            outputs.push(self.buffer(ty, &vec![0x5a; ty.bytes()])?);
-        }
-        let roles = program.args().iter().map(|arg| arg.role);
-        let mut bound: Vec<Bound<'_, D::Buffer>> = arguments
-            .iter_mut()
-            .zip(roles)
-            .map(|(buffer, role)| match role {
-                Role::State => Bound::Mut(buffer),
-                Role::Input | Role::Param => Bound::Shared(buffer),
-            })
-            .collect();
-        self.device.run(&mut compiled, &mut bound, &mut outputs.iter_mut().collect::<Vec<_>>())?;
-        self.device.synchronize()?;
-        let states = arguments.iter().zip(program.args()).filter(|(_, arg)| arg.role == Role::State);
-        let states = states.map(|(buffer, arg)| (buffer, arg.value));
-        let outputs = outputs.iter().zip(program.outputs().iter().map(|output| output.value));
-        outputs.chain(states).map(|(buffer, value)| self.download(buffer, program.ty(value))).collect()
+/// Runs a program once on a device and reads the bytes of its outputs and then of its states, for tests of a
+/// device. The program has only ops that the device has; there is a tensor for every argument, in order.
+///
+/// # Errors
+/// Whatever call of the device failed.
+pub fn run_bytes<D: Device>(
+    device: &mut D,
+    program: &Program,
+    args: &[Tensor],
+) -> Result<Vec<Vec<u8>>, Error> {
+    let mut compiled = device.compile(program.clone())?;
+    let mut arguments = Vec::with_capacity(args.len());
+    for tensor in args {
+        arguments.push(buffer(device, tensor.ty(), &tensor.to_bytes())?);
     }
+    let mut outputs = Vec::new();
+    for output in program.outputs() {
+        let ty = program.ty(output.value);
+        // Whatever the device does not write shows.
+        outputs.push(buffer(device, ty, &vec![0x5a; ty.bytes()])?);
+    }
+    let roles = program.args().iter().map(|arg| arg.role);
+    let mut bound: Vec<Bound<'_, D::Buffer>> = arguments
+        .iter_mut()
+        .zip(roles)
+        .map(|(buffer, role)| match role {
+            Role::State => Bound::Mut(buffer),
+            Role::Input | Role::Param => Bound::Shared(buffer),
+        })
+        .collect();
+    device.run(&mut compiled, &mut bound, &mut outputs.iter_mut().collect::<Vec<_>>())?;
+    device.synchronize()?;
+    let states = arguments.iter().zip(program.args()).filter(|(_, arg)| arg.role == Role::State);
+    let buffers = outputs.iter().chain(states.map(|(buffer, _)| buffer));
+    buffers.zip(result_types(program)).map(|(buffer, ty)| download(device, buffer, ty)).collect()
+}
 
-    fn buffer(&mut self, ty: &TensorType, bytes: &[u8]) -> Result<D::Buffer, Error> {
-        let mut buffer = self.device.allocate(ty)?;
-        self.device.upload(&mut buffer, 0, bytes)?;
-        Ok(buffer)
-    }
+/// As [`run_bytes`], as tensors.
+///
+/// # Errors
+/// Why a call of the device failed, or which result is none of its type.
+pub fn run_tensors<D: Device>(
+    device: &mut D,
+    program: &Program,
+    args: &[Tensor],
+) -> Result<Vec<Tensor>, String> {
+    let results = run_bytes(device, program, args).map_err(|error| error.to_string())?;
+    let tensors = result_types(program).zip(results).map(|(ty, bytes)| Tensor::from_bytes(ty, &bytes));
+    tensors.collect::<Result<_, _>>().map_err(|error| error.to_string())
+}
 
-    fn download(&mut self, buffer: &D::Buffer, ty: &TensorType) -> Result<(TensorType, Vec<u8>), Error> {
-        let mut bytes = vec![0; ty.bytes()];
-        self.device.download(buffer, 0, &mut bytes)?;
-        Ok((ty.clone(), bytes))
-    }
+/// The types of outputs and then of states.
+fn result_types(program: &Program) -> impl Iterator<Item = &TensorType> {
+    let outputs = program.outputs().iter().map(|output| output.value);
+    let states = program.args().iter().filter(|arg| arg.role == Role::State).map(|arg| arg.value);
+    outputs.chain(states).map(|value| program.ty(value))
+}
+
+fn buffer<D: Device>(device: &mut D, ty: &TensorType, bytes: &[u8]) -> Result<D::Buffer, Error> {
+    let mut buffer = device.allocate(ty)?;
+    device.upload(&mut buffer, 0, bytes)?;
+    Ok(buffer)
+}
+
+fn download<D: Device>(device: &mut D, buffer: &D::Buffer, ty: &TensorType) -> Result<Vec<u8>, Error> {
+    let mut bytes = vec![0; ty.bytes()];
+    device.download(buffer, 0, &mut bytes)?;
+    Ok(bytes)
 }

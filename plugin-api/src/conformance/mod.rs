@@ -5,7 +5,8 @@
 //! What is expected comes from the [reference interpreter](crate::reference) in f64; how far a result may lie
 //! from it is derived from the ops and the element types (module `bounds`).
 //!
-//! A plugin's own test is [`check_device`]. Whoever reaches a device in another way, as the host does through a
+//! A plugin's own test is [`check_device`], or [`check_open`] with options of its own; [`run_bytes`] and [`run_tensors`] run
+//! any program for further tests. Whoever reaches a device in another way, as the host does through a
 //! loaded library, implements [`Runner`] and calls [`check`].
 
 mod bounds;
@@ -20,7 +21,7 @@ mod tests;
 
 use std::fmt;
 
-pub use device::check_device;
+pub use device::{check_device, check_open, run_bytes, run_tensors};
 pub use generate::random_program;
 pub use make::{Variant, variants};
 pub use random::Random;

@@ -42,6 +42,12 @@ impl Error {
         self
     }
 
+    /// Bytes of a buffer were named that it does not have; nothing was touched.
+    pub fn outside(offset: usize, length: usize) -> Error {
+        let end = offset.saturating_add(length);
+        Error::invalid_argument(format!("bytes {offset} to {end} are not in the buffer")).untouched()
+    }
+
     /// Its kind.
     pub fn kind(&self) -> ErrorKind {
         self.kind

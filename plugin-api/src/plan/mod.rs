@@ -17,14 +17,19 @@
 //!    elements only (`reshape`, `broadcast`, ...) and is a step copies its operand to its result;
 //! 3. then make the [`Plan::copies`] in order.
 //!
+//! A back end whose memory an allocator gives follows a [`Schedule`] instead: which ops to run, and after which
+//! of them a value may be let go.
+//!
 //! Results of steps are always whole, contiguous and of their declared type.
 
 mod offsets;
 mod options;
 mod place;
+mod schedule;
 mod view;
 
 pub use options::{PlanOptions, Term, in_place_pairs};
+pub use schedule::{Schedule, Step, needed, results, schedule};
 pub use view::View;
 
 use crate::program::{DType, Program};

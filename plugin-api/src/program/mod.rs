@@ -26,7 +26,7 @@ pub use builder::Builder;
 pub use error::ProgramError;
 pub use lower::{NativeOps, lower};
 pub use table::{Class, Op, OpDef, Slot};
-pub use types::{DType, MAX_RANK, TensorType};
+pub use types::{DType, MAX_RANK, TensorType, rows_and_width};
 
 /// Names one value of one program: the `n` of `%n` in its text form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

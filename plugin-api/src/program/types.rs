@@ -52,6 +52,18 @@ impl DType {
     pub fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::F16 | DType::Bf16)
     }
+
+    /// The bytes of one element of that value, in the order of the machine: a float rounded once to nearest even,
+    /// a `u32` clamped to its range, a truth value whether it is not zero. What the op `constant` gives.
+    pub fn element(self, value: f64) -> Vec<u8> {
+        match self {
+            DType::F32 => (value as f32).to_ne_bytes().to_vec(),
+            DType::F16 => half::f16::from_f64(value).to_ne_bytes().to_vec(),
+            DType::Bf16 => half::bf16::from_f64(value).to_ne_bytes().to_vec(),
+            DType::U32 => (value as u32).to_ne_bytes().to_vec(),
+            DType::Bool => vec![u8::from(value != 0.0)],
+        }
+    }
 }
 
 impl fmt::Display for DType {
@@ -130,4 +142,9 @@ impl fmt::Display for TensorType {
         }
         f.write_str("]")
     }
+}
+
+/// All dimensions but the last, multiplied, and the last: how ops over the last dimension see a shape.
+pub fn rows_and_width(shape: &[usize]) -> (usize, usize) {
+    shape.split_last().map_or((1, 1), |(&width, outer)| (outer.iter().product(), width))
 }

@@ -6,10 +6,9 @@ use std::ops::Range;
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::{Copy, Plan, PlanOptions, Storage, View, plan};
 use finetune_plugin_api::program::{DType, Program};
-use half::{bf16, f16};
 
 use crate::ops::{self, Step};
-use crate::storage::{ALIGN, Bytes, Dst, Src, rounded};
+use crate::storage::{ALIGN, Bytes, Dst, Src};
 
 /// Bytes that a constant takes.
 const CONSTANT: usize = 8;
@@ -144,13 +143,7 @@ fn shared(program: &Program, plan: &Plan) -> Vec<Vec<bool>> {
 fn constants(plan: &Plan) -> Result<Bytes, Error> {
     let mut bytes = Bytes::zeroed(plan.constants.len() * CONSTANT, "the constants of a program")?;
     for (place, &(dtype, value)) in bytes.as_mut_slice().chunks_mut(CONSTANT).zip(&plan.constants) {
-        match dtype {
-            DType::U32 => place[..4].copy_from_slice(&(value as u32).to_ne_bytes()),
-            DType::Bool => place[0] = u8::from(value != 0.0),
-            DType::Bf16 => place[..2].copy_from_slice(&bf16::from_f64(value).to_ne_bytes()),
-            DType::F16 => place[..2].copy_from_slice(&f16::from_f64(value).to_ne_bytes()),
-            _ => place[..4].copy_from_slice(&rounded(dtype, value).to_ne_bytes()),
-        }
+        place[..dtype.size()].copy_from_slice(&dtype.element(value));
     }
     Ok(bytes)
 }

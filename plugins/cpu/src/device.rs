@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 
 use finetune_plugin_api::export::{Bound, Device, Error, HostBytes, JsonObject, Lease, MemoryInfo, Meter};
+use finetune_plugin_api::machine::Machine;
 use finetune_plugin_api::plan::PlanOptions;
 use finetune_plugin_api::program::{Program, TensorType};
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
 
 use crate::compile::{Binding, Executable};
 use crate::ops;
@@ -126,14 +126,14 @@ impl Device for CpuDevice {
             );
         };
         let range = memory.as_mut_slice().get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
-        let range = range.ok_or_else(|| outside(offset, bytes.len()))?;
+        let range = range.ok_or_else(|| Error::outside(offset, bytes.len()))?;
         range.copy_from_slice(bytes);
         Ok(())
     }
 
     fn download(&mut self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
         let range = buffer.memory.as_slice().get(offset..).and_then(|rest| rest.get(..into.len()));
-        into.copy_from_slice(range.ok_or_else(|| outside(offset, into.len()))?);
+        into.copy_from_slice(range.ok_or_else(|| Error::outside(offset, into.len()))?);
         Ok(())
     }
 
@@ -202,49 +202,9 @@ impl Device for CpuDevice {
     }
 }
 
-fn outside(offset: usize, length: usize) -> Error {
-    Error::invalid_argument(format!(
-        "bytes {offset} to {} are not in the buffer",
-        offset.saturating_add(length)
-    ))
-    .untouched()
-}
-
 /// Threads that compute unless `open` says otherwise.
 pub(crate) fn default_threads() -> usize {
     let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
     let wanted = wanted.filter(|threads| *threads > 0);
     wanted.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-}
-
-/// What the system says about itself; `None` where it does not.
-pub(crate) struct Machine(Option<System>);
-
-/// Bytes of main memory; 0 where unknown.
-#[derive(Default)]
-pub(crate) struct MainMemory {
-    pub total: u64,
-    pub available: u64,
-}
-
-impl Machine {
-    pub(crate) fn new() -> Machine {
-        Machine(System::new().ok())
-    }
-
-    pub(crate) fn memory(&mut self) -> MainMemory {
-        let Some(system) = &mut self.0 else { return MainMemory::default() };
-        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-        MainMemory { total: system.total_memory(), available: system.available_memory() }
-    }
-
-    /// The processor's name, as its maker gives it.
-    pub(crate) fn processor(&mut self) -> String {
-        let named = self.0.as_mut().and_then(|system| {
-            system.refresh_cpu_list(CpuRefreshKind::nothing());
-            let name = system.cpus().first()?.brand().trim().to_string();
-            (!name.is_empty()).then_some(name)
-        });
-        named.unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH))
-    }
 }

@@ -17,6 +17,7 @@ mod storage;
 pub use device::{Buffer, Compiled, CpuDevice};
 
 use finetune_plugin_api::export::{DeviceDescription, Error, JsonObject, Options, Plugin};
+use finetune_plugin_api::machine::Machine;
 use finetune_plugin_api::program::DType;
 
 /// The plugin.
@@ -26,13 +27,13 @@ impl Plugin for Cpu {
     type Device = CpuDevice;
 
     fn probe() -> Result<Vec<DeviceDescription>, Error> {
-        let mut machine = device::Machine::new();
+        let mut machine = Machine::new();
         let memory = machine.memory();
         let mut details = JsonObject::new();
         details.insert("simd".into(), simd::level().into());
         details.insert("threads".into(), device::default_threads().into());
         Ok(vec![DeviceDescription {
-            name: machine.processor(),
+            name: machine.processor().unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH)),
             kind: "cpu".into(),
             memory_total: memory.total,
             memory_available: memory.available,

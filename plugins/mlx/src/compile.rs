@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use finetune_plugin_api::export::Error;
-use finetune_plugin_api::plan::peak;
+use finetune_plugin_api::plan::{self, peak};
 use finetune_plugin_api::program::{Node, Program, ValueId};
 
 use crate::facts::{Facts, Spans, is_attention};
@@ -33,7 +33,7 @@ pub struct Compiled {
 
 impl Compiled {
     pub fn new(mlx: Rc<Mlx>, program: Program, compile: bool) -> Result<Compiled, Error> {
-        let needed = needed(&program);
+        let needed = plan::needed(&program);
         let argument = |value: ValueId| program.args().iter().position(|arg| arg.value == value);
         let (spans, sums) = (Spans::of(&program), Rc::new(Sums::of(&program, &mlx)));
         let position = |update: &finetune_plugin_api::program::Update| argument(update.state);
@@ -92,8 +92,7 @@ const PART: usize = 16;
 
 /// The numbers of results, outputs and then updates, sorted by where they are defined and cut into parts.
 fn groups(program: &Program) -> Vec<Vec<usize>> {
-    let outputs = program.outputs().iter().map(|output| output.value);
-    let results: Vec<ValueId> = outputs.chain(program.updates().iter().map(|update| update.value)).collect();
+    let results: Vec<ValueId> = plan::results(program).collect();
     let mut order: Vec<usize> = (0..results.len()).collect();
     order.sort_by_key(|&i| results[i]);
     let (mut groups, mut end): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
@@ -108,21 +107,6 @@ fn groups(program: &Program) -> Vec<Vec<usize>> {
         }
     }
     groups
-}
-
-/// Which nodes outputs and updates need.
-fn needed(program: &Program) -> Vec<bool> {
-    let mut read = vec![false; program.types().len()];
-    let roots = program.outputs().iter().map(|output| output.value);
-    roots
-        .chain(program.updates().iter().map(|update| update.value))
-        .for_each(|value| read[value.index()] = true);
-    for node in program.nodes().iter().rev() {
-        if node.results.iter().any(|result| read[result.index()]) {
-            node.operands.iter().for_each(|operand| read[operand.index()] = true);
-        }
-    }
-    read
 }
 
 /// What is needed to build the graph of a program over arrays for its arguments.
@@ -164,15 +148,13 @@ impl Tracing {
                 values[value.index()] = array;
             }
         }
-        let outputs = program.outputs().iter().map(|output| output.value);
-        let results = outputs.chain(program.updates().iter().map(|update| update.value));
         let result = |id: ValueId| {
             let array = value(&values, id)?;
             // MLX's compiler makes equal scalars one and forgets that a result was among them: a copy is no scalar
             // to it.
             if program.ty(id).elements() == 1 { self.mlx.copy(array) } else { Ok(array.clone()) }
         };
-        results.map(result).collect()
+        plan::results(program).map(result).collect()
     }
 
     fn step<'a>(

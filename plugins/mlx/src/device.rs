@@ -214,10 +214,7 @@ impl Device for MlxDevice {
             }
         };
         let range = partly.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
-        let range = range.ok_or_else(|| {
-            let end = offset.saturating_add(bytes.len());
-            Error::invalid_argument(format!("bytes {offset} to {end} are not in the buffer")).untouched()
-        })?;
+        let range = range.ok_or_else(|| Error::outside(offset, bytes.len()))?;
         range.copy_from_slice(bytes);
         // The last part of a tensor that comes in parts: it need not be held twice until it is used.
         let contents = if offset + bytes.len() == total {

@@ -1,8 +1,8 @@
 //! Which devices MLX can use here.
 
 use finetune_plugin_api::export::{DeviceDescription, JsonObject};
+use finetune_plugin_api::machine::{Machine, MainMemory};
 use finetune_plugin_api::program::DType;
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
 
 use crate::mlx::{self, DeviceInfo};
 
@@ -65,41 +65,21 @@ impl Found {
     fn name(&self, info: Option<&DeviceInfo>) -> String {
         let gpu = info.and_then(|info| info.text(c"device_name"));
         if self.unified() {
-            return processor().or(gpu).unwrap_or_else(|| "processor".into());
+            return Machine::new().processor().or(gpu).unwrap_or_else(|| "processor".into());
         }
         gpu.unwrap_or_else(|| format!("GPU {}", self.index))
     }
 
     /// What may be used, and what of it is free.
-    pub fn memory(&self) -> Memory {
-        let main = main_memory();
+    pub fn memory(&self) -> MainMemory {
+        let main = Machine::new().memory();
         let info = self.gpu.then(|| DeviceInfo::of(true, self.index).ok()).flatten();
         let Some(info) = info else { return main };
         if self.unified() {
             let total = info.size(c"max_recommended_working_set_size").unwrap_or(main.total);
-            return Memory { total, available: total.min(main.available) };
+            return MainMemory { total, available: total.min(main.available) };
         }
         let total = info.size(c"total_memory").or_else(|| info.size(c"memory_size")).unwrap_or(0);
-        Memory { total, available: info.size(c"free_memory").unwrap_or(total) }
+        MainMemory { total, available: info.size(c"free_memory").unwrap_or(total) }
     }
-}
-
-/// Bytes; 0 where unknown.
-#[derive(Clone, Copy, Default)]
-pub struct Memory {
-    pub total: u64,
-    pub available: u64,
-}
-
-fn main_memory() -> Memory {
-    let Ok(mut system) = System::new() else { return Memory::default() };
-    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-    Memory { total: system.total_memory(), available: system.available_memory() }
-}
-
-fn processor() -> Option<String> {
-    let mut system = System::new().ok()?;
-    system.refresh_cpu_list(CpuRefreshKind::nothing());
-    let name = system.cpus().first()?.brand().trim().to_string();
-    (!name.is_empty()).then_some(name)
 }

@@ -23,7 +23,7 @@ use std::ops::Range;
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::Term;
-use finetune_plugin_api::program::{Attrs, Op};
+use finetune_plugin_api::program::{Attrs, Op, rows_and_width};
 use rayon::prelude::*;
 
 pub use movement::copy;
@@ -202,12 +202,4 @@ fn blocks(total: usize, f: impl Fn(usize, usize) + Sync) {
 /// How many rows of that width make a task.
 fn row_grain(width: usize) -> usize {
     (GRAIN / width.max(1)).max(1)
-}
-
-/// Splits into all but the last dimension and the last.
-fn rows_and_width(shape: &[usize]) -> (usize, usize) {
-    match shape.split_last() {
-        Some((&width, outer)) => (outer.iter().product(), width),
-        None => (1, 1),
-    }
 }

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::{PlanOptions, Term};
-use finetune_plugin_api::program::{Attrs, DType, Op, TensorType, ValueId};
+use finetune_plugin_api::program::{Attrs, DType, Op, TensorType, ValueId, rows_and_width};
 
 use crate::mlx::{self, Array, Mlx};
 pub use matmul::add as add_product;
@@ -220,9 +220,4 @@ fn scalar(value: f32) -> Result<Array, Error> {
 /// A scalar of type u32.
 fn scalar_u32(value: u32) -> Result<Array, Error> {
     mlx::from_bytes(&value.to_ne_bytes(), &[], DType::U32)
-}
-
-/// All dimensions but the last, multiplied, and the last.
-fn rows_and_width(shape: &[usize]) -> (usize, usize) {
-    shape.split_last().map_or((1, 1), |(&width, outer)| (outer.iter().product(), width))
 }

@@ -2,7 +2,6 @@
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::program::{DType, Op};
-use half::{bf16, f16};
 
 use super::Step;
 use crate::mlx::{self, Array};
@@ -34,12 +33,5 @@ pub fn run(step: &Step) -> Result<Array, Error> {
 
 /// A scalar, rounded once.
 pub fn constant(dtype: DType, value: f64) -> Result<Array, Error> {
-    let bytes = match dtype {
-        DType::F32 => (value as f32).to_ne_bytes().to_vec(),
-        DType::F16 => f16::from_f64(value).to_ne_bytes().to_vec(),
-        DType::Bf16 => bf16::from_f64(value).to_ne_bytes().to_vec(),
-        DType::U32 => (value as u32).to_ne_bytes().to_vec(),
-        _ => vec![u8::from(value != 0.0)],
-    };
-    mlx::from_bytes(&bytes, &[], dtype)
+    mlx::from_bytes(&dtype.element(value), &[], dtype)
 }

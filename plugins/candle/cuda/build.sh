@@ -1,0 +1,43 @@
+#!/bin/sh
+# Builds the candle plugin for CUDA 13, on a machine that needs neither a GPU nor NVIDIA's toolkit.
+#
+#   plugins/candle/cuda/build.sh [FOLDER]
+#
+# NVIDIA's compiler and headers come from PyPI into FOLDER (target/cuda-toolkit), once; the plugin is built with
+# them in release mode into target/cuda and stripped: target/cuda/libfinetune_candle.so, to be put into the folder
+# `plugins` beside the program. CUDA_COMPUTE_CAP chooses the oldest card that it is for: 80 (the default) runs on
+# all from the A100 on, 90 on H100 and H200 only, where kernels need not be compiled again when the plugin is loaded.
+# The kernels take nvcc some twenty minutes on two cores, once for each FOLDER and capability.
+set -eu
+root=$(cd "$(dirname "$0")/../../.." && pwd)
+mkdir -p "${1:-$root/target/cuda-toolkit}"
+toolkit=$(cd "${1:-$root/target/cuda-toolkit}" && pwd)
+home=$toolkit/nvidia/cu13
+
+if [ ! -e "$toolkit/ready" ]; then
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --requirement "$root/plugins/candle/cuda/toolkit.txt" --dest "$toolkit/wheels"
+    for wheel in "$toolkit"/wheels/*.whl; do
+        python3 -m zipfile --extract "$wheel" "$toolkit"
+    done
+    chmod +x "$home"/bin/* "$home"/nvvm/bin/*
+    ln -sfn lib "$home/lib64"
+    ln -sf libcudart.so.13 "$home/lib/libcudart.so"
+    ln -sf libcurand.so.10 "$home/lib/libcurand.so"
+    # What stands in for libraries that come with the driver and with CUDA: only their names are linked against.
+    for library in cuda.so.1 cublas.so.13 cublasLt.so.13 nvrtc.so.13; do
+        stub=$home/lib/lib${library%.so.*}.so
+        cc -shared -nostdlib -x c /dev/null -Wl,-soname,"lib$library" -o "$stub"
+    done
+    touch "$toolkit/ready"
+fi
+
+export CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" CUDA_TOOLKIT_ROOT_DIR="$home"
+export PATH="$home/bin:$PATH" CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}" CARGO_TARGET_DIR="$root/target/cuda"
+export LIBRARY_PATH="$home/lib${LIBRARY_PATH:+:$LIBRARY_PATH}" NVCC="$home/bin/nvcc"
+# Libraries of which nothing is called while linking are named all the same: the loader then says which is missing.
+export RUSTFLAGS="${RUSTFLAGS:-} -L native=$home/lib -C link-arg=-Wl,--no-as-needed"
+cd "$root"
+cargo build --release --package finetune-candle --features cuda
+strip -o "$root/target/cuda/libfinetune_candle.so" "$root/target/cuda/release/libfinetune_candle.so"
+ls -l "$root/target/cuda/libfinetune_candle.so"

@@ -1,0 +1,221 @@
+//! The device: buffers, memory, compiled programs.
+
+mod found;
+
+use std::cell::RefCell;
+
+use candle_core::{DType as CandleType, Device as Placed, Tensor};
+use finetune_plugin_api::export::{Bound, Device, Error, JsonObject, Lease, MemoryInfo, Meter, serde_json};
+use finetune_plugin_api::plan::PlanOptions;
+use finetune_plugin_api::program::{DType, Program, TensorType};
+
+use crate::compile::Compiled;
+use crate::ops;
+
+pub use found::probe;
+
+/// A tensor of the device.
+pub struct Buffer {
+    ty: TensorType,
+    contents: RefCell<Contents>,
+    _lease: Lease,
+}
+
+enum Contents {
+    /// Nothing was written: an output gets its tensor from the first run.
+    Empty,
+    /// Being written in parts; what was not is zero.
+    Parts(Vec<u8>),
+    Whole(Tensor),
+}
+
+/// An open device.
+pub struct CandleDevice {
+    placed: Placed,
+    meter: Meter,
+    figures: found::Figures,
+}
+
+/// Candle's type for one of the language's; a truth value is a byte, as it is in the language.
+pub fn candle_type(dtype: DType) -> Result<CandleType, Error> {
+    Ok(match dtype {
+        DType::F32 => CandleType::F32,
+        DType::F16 => CandleType::F16,
+        DType::Bf16 => CandleType::BF16,
+        DType::U32 => CandleType::U32,
+        DType::Bool => CandleType::U8,
+        other => return Err(Error::unsupported(format!("candle has no element type {other}")).untouched()),
+    })
+}
+
+/// What candle says, as an error of its kind. Candle keeps the driver's errors as text only.
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
+pub fn failure(error: candle_core::Error) -> Error {
+    let text = error.to_string();
+    let lower = text.to_lowercase();
+    let any = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let first = text.lines().next().unwrap_or_default();
+    if any(&["out of memory", "out_of_memory", "alloc_failed", "failed to allocate", "failedtocreatebuffer"])
+    {
+        Error::out_of_memory(format!("candle could not allocate: {first}"))
+    } else if any(&["device_lost", "ecc_uncorrectable", "illegal_address", "launch_failed", "launch_timeout"])
+    {
+        Error::device_lost(format!("the GPU failed: {first}"))
+    } else if matches!(error, candle_core::Error::UnsupportedDTypeForOp(..)) {
+        Error::unsupported(format!("candle cannot: {first}"))
+    } else {
+        Error::internal(format!("candle failed: {first}"))
+    }
+}
+
+fn from_bytes(bytes: &[u8], ty: &TensorType, placed: &Placed) -> Result<Tensor, Error> {
+    Tensor::from_raw_buffer(bytes, candle_type(ty.dtype)?, &ty.shape, placed).map_err(failure)
+}
+
+fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
+    fn elements<T: candle_core::WithDType, const N: usize>(
+        tensor: &Tensor,
+        bytes: impl Fn(T) -> [u8; N],
+    ) -> candle_core::Result<Vec<u8>> {
+        Ok(tensor.flatten_all()?.to_vec1::<T>()?.into_iter().flat_map(bytes).collect())
+    }
+    let bytes = match tensor.dtype() {
+        CandleType::F32 => elements(tensor, f32::to_le_bytes),
+        CandleType::F16 => elements(tensor, half::f16::to_le_bytes),
+        CandleType::BF16 => elements(tensor, half::bf16::to_le_bytes),
+        CandleType::U32 => elements(tensor, u32::to_le_bytes),
+        _ => elements(tensor, |byte: u8| [byte]),
+    };
+    bytes.map_err(failure)
+}
+
+/// Candle allocates main memory with `vec!`, which ends the process where there is none: asked before, it is an error.
+fn check_room(placed: &Placed, ty: &TensorType) -> Result<(), Error> {
+    let room = |bytes: usize| !placed.is_cpu() || Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+    if room(ty.bytes()) {
+        return Ok(());
+    }
+    Err(Error::out_of_memory(format!("there are no {} bytes for a tensor {ty}", ty.bytes())).untouched())
+}
+
+impl CandleDevice {
+    pub(crate) fn open(index: u32) -> Result<CandleDevice, Error> {
+        let (placed, figures) = found::open(index)?;
+        Ok(CandleDevice { placed, meter: Meter::default(), figures })
+    }
+
+    /// The tensor of a buffer, made if need be.
+    fn tensor(&self, buffer: &Buffer) -> Result<Tensor, Error> {
+        let mut contents = buffer.contents.borrow_mut();
+        let tensor = match &*contents {
+            Contents::Whole(tensor) => return Ok(tensor.clone()),
+            Contents::Empty => {
+                let dtype = candle_type(buffer.ty.dtype)?;
+                Tensor::zeros(buffer.ty.shape.as_slice(), dtype, &self.placed).map_err(failure)?
+            }
+            Contents::Parts(bytes) => from_bytes(bytes, &buffer.ty, &self.placed)?,
+        };
+        *contents = Contents::Whole(tensor.clone());
+        Ok(tensor)
+    }
+}
+
+impl Device for CandleDevice {
+    type Buffer = Buffer;
+    type Compiled = Compiled;
+    const ASYNCHRONOUS: bool = cfg!(any(feature = "cuda", feature = "metal"));
+
+    fn ops(&self) -> Vec<&'static str> {
+        ops::native(&self.placed)
+    }
+
+    fn properties(&self) -> JsonObject {
+        let mut properties = JsonObject::new();
+        let plan = PlanOptions {
+            strided_views: true,
+            direct_outputs: true,
+            direct_state: true,
+            align: 256,
+            ..PlanOptions::default()
+        };
+        // The options are plain data: numbers, words and lists always have a JSON form.
+        properties.insert("plan".into(), serde_json::to_value(plan).unwrap_or_default());
+        properties
+    }
+
+    fn allocate(&mut self, ty: &TensorType) -> Result<Buffer, Error> {
+        candle_type(ty.dtype)?;
+        check_room(&self.placed, ty)?;
+        let contents = RefCell::new(Contents::Empty);
+        Ok(Buffer { ty: ty.clone(), contents, _lease: self.meter.lease(ty.bytes()) })
+    }
+
+    fn upload(&mut self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        let total = buffer.ty.bytes();
+        if offset == 0 && bytes.len() == total {
+            let tensor = from_bytes(bytes, &buffer.ty, &self.placed)?;
+            buffer.contents.replace(Contents::Whole(tensor));
+            return Ok(());
+        }
+        let mut parts = match buffer.contents.replace(Contents::Empty) {
+            Contents::Empty => vec![0; total],
+            Contents::Parts(parts) => parts,
+            Contents::Whole(tensor) => to_bytes(&tensor)?,
+        };
+        let range = parts.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
+        range.ok_or_else(|| Error::outside(offset, bytes.len()))?.copy_from_slice(bytes);
+        // The last part of a tensor that comes in parts: it need not be held twice until it is used.
+        let contents = match offset + bytes.len() == total {
+            true => Contents::Whole(from_bytes(&parts, &buffer.ty, &self.placed)?),
+            false => Contents::Parts(parts),
+        };
+        buffer.contents.replace(contents);
+        Ok(())
+    }
+
+    fn download(&mut self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
+        let bytes = to_bytes(&self.tensor(buffer)?)?;
+        let range = bytes.get(offset..).and_then(|rest| rest.get(..into.len()));
+        into.copy_from_slice(range.ok_or_else(|| Error::outside(offset, into.len()))?);
+        Ok(())
+    }
+
+    fn compile(&mut self, program: Program) -> Result<Compiled, Error> {
+        program.types().iter().try_for_each(|ty| candle_type(ty.dtype).map(|_| ()))?;
+        Ok(Compiled::new(program))
+    }
+
+    fn run(
+        &mut self,
+        compiled: &mut Compiled,
+        arguments: &mut [Bound<'_, Buffer>],
+        outputs: &mut [&mut Buffer],
+    ) -> Result<(), Error> {
+        let tensors = arguments.iter().map(|bound| self.tensor(bound.get()));
+        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
+        let results = compiled.run(&self.placed, &self.meter, tensors).map_err(Error::untouched)?;
+        let mut each = results.into_iter();
+        let missing = || Error::internal("the run gave fewer tensors than the program has results");
+        for output in outputs.iter_mut() {
+            output.contents.replace(Contents::Whole(each.next().ok_or_else(missing)?));
+        }
+        for &number in compiled.updated() {
+            let buffer = arguments.get_mut(number).and_then(Bound::get_mut).ok_or_else(missing)?;
+            buffer.contents.replace(Contents::Whole(each.next().ok_or_else(missing)?));
+        }
+        Ok(())
+    }
+
+    fn memory(&mut self) -> Result<MemoryInfo, Error> {
+        Ok(self.figures.memory(&self.placed, self.meter.info()))
+    }
+
+    fn reset_peak(&mut self) -> Result<(), Error> {
+        self.meter.reset_peak();
+        Ok(())
+    }
+
+    fn synchronize(&mut self) -> Result<(), Error> {
+        self.placed.synchronize().map_err(failure)
+    }
+}
