@@ -96,6 +96,77 @@ fn manifests_that_are_wrong_cost_a_row_and_run_no_code() {
     }
 }
 
+/// What a plugin does while it is loaded and asked happens to a child: each is a row with its own reason, the good
+/// plugin among them is ready, and nothing is left running.
+#[cfg(target_os = "linux")]
+#[test]
+fn plugins_that_die_hang_or_lie_when_they_are_asked_cost_a_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("plugins");
+    std::fs::create_dir(&folder).unwrap();
+    let left = dir.path().join("left");
+    let leave = format!("probe: leave {}; device: x", left.display());
+    let cases = [
+        ("load-segv", "load: segv", "crashed while it was asked (SIGSEGV)"),
+        ("load-exit", "load: exit 0", "exit code 0 instead of answering"),
+        ("load-panic", "load: panic", "SIGABRT"),
+        ("load-hang", "load: hang", "did not answer within 3 s"),
+        ("probe-segv", "probe: segv", "crashed while it was asked (SIGSEGV)"),
+        ("probe-abort", "probe: abort", "SIGABRT"),
+        ("probe-kill", "probe: kill", "SIGKILL"),
+        ("probe-exit", "probe: exit 0", "exit code 0 instead of answering"),
+        ("probe-exit-3", "probe: exit 3", "exit code 3 instead of answering"),
+        ("probe-loop", "probe: loop", "did not answer within 3 s"),
+        ("probe-stop", "probe: stop", "stopped itself"),
+        ("probe-flood", "probe: flood", "did not answer within 3 s"),
+        ("probe-forge", "probe: forge", "exit code 0 instead of answering"),
+        ("probe-garbage", "probe: garbage", "gave an answer that is none"),
+        ("probe-panic", "probe: panic", "a plugin's panic"),
+        ("probe-error", "probe: error internal", "internal error: made up for a test"),
+    ];
+    for (name, behaviour, _) in cases {
+        place(&folder, name, behaviour);
+    }
+    place(&folder, "good", "");
+    let mut command = finetune(["plugins", "list", "--json", "--probe-timeout", "3"]);
+    command.env("FINETUNE_CACHE_DIR", dir.path().join("cache"));
+    let text = succeed(command.arg("--plugins").arg(&folder));
+    let catalog: Value = serde_json::from_str(&text).expect("what a plugin prints is no part of the list");
+    let rows = catalog["plugins"].as_array().unwrap();
+    assert_eq!(row(rows, "good"), ("ready".into(), String::new()));
+    assert_eq!(rows.len(), cases.len() + 1);
+    for (name, _, words) in cases {
+        refused(rows, name, &[words]);
+    }
+    let alone = dir.path().join("alone");
+    std::fs::create_dir(&alone).unwrap();
+    place(&alone, "leaves", &leave);
+    assert_eq!(row(&list(&alone), "leaves").0, "ready");
+    let process = std::fs::read_to_string(&left).expect("the plugin started a process");
+    assert!(!runs(process.trim()), "process {process}, which a plugin had started, still runs");
+    assert_eq!(processes_with(&folder), Vec::<String>::new(), "children of the program are left");
+}
+
+/// Whether a process is there and is no zombie.
+#[cfg(target_os = "linux")]
+fn runs(process: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    !status.is_empty() && !status.contains(") Z ")
+}
+
+/// Processes that have a library of that folder loaded, or name it.
+#[cfg(target_os = "linux")]
+fn processes_with(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let names = |path: &PathBuf, file: &str| {
+        let bytes = std::fs::read(path.join(file)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).contains(folder)
+    };
+    let with = entries.filter(|path| names(path, "maps") || names(path, "cmdline"));
+    with.map(|path| path.display().to_string()).filter(|path| path[6..].parse::<u32>().is_ok()).collect()
+}
+
 /// Errors and panics of a plugin's calls are errors of the command, with the plugin's words, and no panic of ours.
 #[test]
 fn calls_that_fail_say_which_back_end_and_why() {
