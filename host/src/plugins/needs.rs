@@ -26,26 +26,33 @@ pub(super) fn resolve(plugin: &Path, needs: Needs) -> Result<Vec<(PathBuf, Stamp
     let plugin = plugin.canonicalize().map_err(|error| format!("cannot be read: {error}"))?;
     let mut found: Vec<(PathBuf, Stamp)> = Vec::new();
     let mut seen: BTreeSet<String> = BTreeSet::new();
-    let mut open = vec![(plugin.clone(), needs)];
+    let mut open = vec![(plugin.clone(), needs, Vec::new())];
     let system = System::new();
-    while let Some((library, needs)) = open.pop() {
+    while let Some((library, needs, before)) = open.pop() {
+        let rpaths = rpaths(&library, &needs, before);
         for name in &needs.names {
             if !seen.insert(name.clone()) || seen.len() > MAX_FOLLOWED {
                 continue;
             }
-            match system.find(&library, &needs, name) {
+            match system.find(&library, &needs, &rpaths, name) {
                 Found::System => {}
                 Found::At(path) => {
                     let Ok((file, metadata)) = trust::open(&path) else { continue };
                     found.push((path.clone(), Stamp::of(&metadata)));
                     // What it says of itself is the loader's business if it cannot be read here.
-                    open.extend(binary::read_needs(file).ok().map(|needs| (path, needs)));
+                    open.extend(binary::read_needs(file).ok().map(|needs| (path, needs, rpaths.clone())));
                 }
                 Found::Nowhere => return Err(missing(name, &library, &plugin)),
             }
         }
     }
     Ok(found)
+}
+
+/// A library's DT_RPATH, and those of the libraries that brought it: they count for whatever is loaded below.
+fn rpaths(library: &Path, needs: &Needs, before: Vec<PathBuf>) -> Vec<PathBuf> {
+    let own = needs.rpath.iter().filter(|_| needs.runpath.is_none());
+    own.map(|folder| expanded(library, folder)).chain(before).collect()
 }
 
 pub(super) fn missing(name: &str, library: &Path, plugin: &Path) -> String {
@@ -86,21 +93,21 @@ impl System {
         System { listed, given: std::env::split_paths(&given).collect() }
     }
 
-    fn find(&self, library: &Path, needs: &Needs, name: &str) -> Found {
+    fn find(&self, library: &Path, needs: &Needs, rpaths: &[PathBuf], name: &str) -> Found {
         match cfg!(target_vendor = "apple") {
             true => find_on_macos(library, needs, name),
-            false => self.find_on_linux(library, needs, name),
+            false => self.find_on_linux(library, needs, rpaths, name),
         }
     }
 
     /// As ld.so(8) says.
-    fn find_on_linux(&self, library: &Path, needs: &Needs, name: &str) -> Found {
+    fn find_on_linux(&self, library: &Path, needs: &Needs, rpaths: &[PathBuf], name: &str) -> Found {
         if name.contains('/') {
             return at(expanded(library, name)).unwrap_or(Found::Nowhere);
         }
-        let rpath = needs.rpath.iter().filter(|_| needs.runpath.is_none());
+        // A library with a DT_RUNPATH asks no DT_RPATH, not even of those that brought it.
+        let before = rpaths.iter().filter(|_| needs.runpath.is_none()).cloned();
         let runpath = needs.runpath.iter().flatten();
-        let before = rpath.map(|folder| expanded(library, folder));
         let after = runpath.map(|folder| expanded(library, folder));
         let mut named = before.chain(self.given.iter().cloned()).chain(after);
         if let Some(found) = named.find_map(|folder| at(folder.join(name))) {
@@ -192,6 +199,30 @@ mod tests {
         let needs = binary::read_needs(File::open(plugin).unwrap()).unwrap();
         let found = resolve(plugin, needs)?;
         Ok(found.into_iter().map(|(path, _)| path.file_name().unwrap().into()).collect())
+    }
+
+    /// As MLX's own library lies beside its plugin: what it needs is found by the plugin's DT_RPATH alone.
+    #[test]
+    fn the_rpath_of_whoever_brought_a_library_counts_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let here = format!("-L{}", folder.path().display());
+        build(&at("libdeep.so"), &[]);
+        build(
+            &at("libnear.so"),
+            &[&here, "-ldeep", "-Wl,-rpath,$ORIGIN/elsewhere", "-Wl,--disable-new-dtags"],
+        );
+        let plugin = |tags: &str| build(&at("plugin.so"), &[&here, "-lnear", "-Wl,-rpath,$ORIGIN", tags]);
+        plugin("-Wl,--disable-new-dtags");
+        assert_eq!(check(&at("plugin.so")).unwrap(), [Path::new("libnear.so"), Path::new("libdeep.so")]);
+        plugin("-Wl,--enable-new-dtags");
+        assert!(check(&at("plugin.so")).unwrap_err().starts_with("needs libdeep.so (for libnear.so)"));
+        build(
+            &at("libnear.so"),
+            &[&here, "-ldeep", "-Wl,-rpath,$ORIGIN/elsewhere", "-Wl,--enable-new-dtags"],
+        );
+        plugin("-Wl,--disable-new-dtags");
+        assert!(check(&at("plugin.so")).unwrap_err().starts_with("needs libdeep.so (for libnear.so)"));
     }
 
     /// The loader's own message is about the plugin's file, which is plainly there.
