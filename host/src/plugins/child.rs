@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
-/// The hidden subcommand that [`super::worker`] answers.
+/// The hidden subcommand by which a child answers (`worker`).
 pub const SUBCOMMAND: &str = "answer-as-plugin-child";
 /// Marks all that a child starts, so that it is found when it has left the group.
 const MARK: &str = "FINETUNE_PLUGIN_CHILD";
