@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use finetune_tests::{fail, finetune, goldens, json_lines, plugins, succeed};
+use finetune_tests::{fail, finetune, goldens, json_lines, misbehaving, plugins, succeed};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -157,4 +157,98 @@ fn a_cache_that_cannot_be_read_or_written_changes_nothing() {
     let mut nowhere = place.command(&["plugins", "list", "--json"]);
     nowhere.env("FINETUNE_CACHE_DIR", Path::new("/dev/null/no"));
     assert_eq!(same(&json_lines(&succeed(&mut nowhere))[0]), same(&first));
+}
+
+/// A device that hangs or fails while it is measured comes last, with the reason, and is not waited for twice; nobody
+/// waits for the hundredth device of a plugin.
+#[test]
+fn a_device_that_cannot_be_measured_is_demoted_and_another_trains() {
+    let place = Place::new();
+    place.cpu_as("zzz");
+    misbehaving::place(place.folder.path(), "hangs", "run: hang; device: gpu");
+    misbehaving::place(place.folder.path(), "fails", "run: error internal; device: gpu; devices: 40");
+    let quick = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env("FINETUNE_MEASURE_TIMEOUT", "4");
+        command
+    };
+    let list = json_lines(&succeed(&mut quick(&["plugins", "list", "--json"]))).remove(0);
+    let rows = list["plugins"].as_array().unwrap();
+    let row = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{list}"));
+    assert_eq!(row("zzz")["devices"][0]["rank"], 1, "{list}");
+    for (name, index, words) in
+        [("hangs", 0, "measured"), ("fails", 0, "internal"), ("fails", 39, "only the first 16")]
+    {
+        let device = &row(name)["devices"][index];
+        assert!(device["score"].is_null() && device["rank"].as_u64() > Some(1), "{device}");
+        assert!(device["note"].as_str().unwrap_or_default().contains(words), "{device}");
+    }
+    let cache = fs::read_to_string(place.cache.path().join("plugins.json")).unwrap();
+    assert!(cache.contains("in f32 it took too long"), "bf16 is not tried after that: {cache}");
+    let mut train = quick(&["train", "--json", "--steps", "1", "--seq-len", "16", "--batch", "2"]);
+    train
+        .arg("--model")
+        .arg(goldens().join("llama3/model"))
+        .arg("--out")
+        .arg(place.folder.path().join("run"));
+    train.arg("--data").arg(goldens().join("text/train.jsonl"));
+    assert_eq!(json_lines(&succeed(&mut train))[0]["backend"], "zzz");
+}
+
+/// Whoever puts other bytes into the same file and sets its time back is noticed: it is asked anew, not run unasked.
+#[cfg(unix)]
+#[test]
+fn a_file_with_new_bytes_and_an_old_time_is_asked_again() {
+    let place = Place::new();
+    misbehaving::place(place.folder.path(), "aaa", "");
+    let file = place.folder.path().join(misbehaving::file_name("aaa"));
+    assert_eq!(place.list()["plugins"][0]["status"], "ready");
+    let time = file.metadata().unwrap().modified().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    misbehaving::place(other.path(), "aaa", "probe: abort");
+    let bytes = fs::read(other.path().join(misbehaving::file_name("aaa"))).unwrap();
+    assert_eq!(bytes.len() as u64, file.metadata().unwrap().len());
+    let mut opened = fs::File::options().write(true).open(&file).unwrap();
+    std::io::Write::write_all(&mut opened, &bytes).unwrap();
+    opened.set_modified(time).unwrap();
+    drop(opened);
+    let list = place.list();
+    assert_eq!(list["plugins"][0]["status"], "refused", "{list}");
+}
+
+/// A library that a plugin needs and that is gone is named, and the plugin is ready as soon as it is back.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_missing_library_is_a_row_until_it_is_back() {
+    let place = Place::new();
+    let folder = place.folder.path();
+    let build = |name: &str, source: &str, rest: &[&str]| {
+        let file = folder.join(format!("{name}.c"));
+        fs::write(&file, source).unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-Wl,--no-as-needed", "-o"])
+            .arg(folder.join(format!("{name}.so")))
+            .arg(file);
+        assert!(cc.args(rest).status().expect("a C compiler").success());
+    };
+    let manifest = r#"{\"name\":\"c\",\"version\":\"1\",\"api\":\"1.0.0\",\"vendor\":\"v\",\"license\":\"l\",\"description\":\"d\"}"#;
+    build("libneeded", "int f(void) { return 1; }\n", &[]);
+    let search = format!("-L{}", folder.display());
+    let code = format!("const char finetune_plugin_manifest[] = \"{manifest}\";\n");
+    build("plugin", &code, &[&search, "-lneeded", "-Wl,-rpath,$ORIGIN/lib"]);
+    let reason = |place: &Place| {
+        let list = place.list();
+        let rows = list["plugins"].as_array().unwrap().clone();
+        let own = rows.into_iter().find(|row| row["path"].as_str().unwrap().ends_with("plugin.so")).unwrap();
+        own["reason"].as_str().unwrap().to_owned()
+    };
+    let missing = reason(&place);
+    assert!(
+        missing.contains("needs libneeded.so") && missing.contains("not installed or not found"),
+        "{missing}"
+    );
+    fs::create_dir(folder.join("lib")).unwrap();
+    fs::rename(folder.join("libneeded.so"), folder.join("lib/libneeded.so")).unwrap();
+    let found = reason(&place);
+    assert!(!found.contains("libneeded"), "it is looked at again, and has other faults: {found}");
 }

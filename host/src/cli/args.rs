@@ -36,6 +36,18 @@ pub struct Cli {
         help_heading = heading::RUNNING
     )]
     pub probe_timeout: Duration,
+    /// Seconds that a device may take for the short training step by which it is measured
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "SECONDS",
+        env = "FINETUNE_MEASURE_TIMEOUT",
+        default_value = "60",
+        value_parser = seconds,
+        help_heading = heading::RUNNING
+    )]
+    pub measure_timeout: Duration,
 }
 
 /// A time that one may wait.

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::plugins::{Catalog, Choice, Folders, Job, PROBE_TIMEOUT, Prober};
+use crate::plugins::{Catalog, Choice, Folders, Job, MEASURE_TIMEOUT, PROBE_TIMEOUT, Prober};
 use crate::train::{Backend, PrecisionChoice, Settings};
 
 use super::display::Screen;
 use super::plugins::{printable, short};
 
-static TIMEOUT: OnceLock<Duration> = OnceLock::new();
+static TIMEOUTS: OnceLock<(Duration, Duration)> = OnceLock::new();
 
-/// Sets how long a plugin may take to answer, for the whole process.
-pub fn set_probe_timeout(timeout: Duration) {
-    let _ = TIMEOUT.set(timeout);
+/// Sets how long a plugin may take to answer and a device to be measured, for the whole process.
+pub fn set_timeouts(probe: Duration, measure: Duration) {
+    let _ = TIMEOUTS.set((probe, measure));
 }
 
 /// Who asks the plugins.
@@ -24,8 +24,9 @@ pub fn set_probe_timeout(timeout: Duration) {
 /// # Errors
 /// The program does not know its own file.
 pub fn prober() -> anyhow::Result<Prober> {
-    let timeout = TIMEOUT.get().copied().unwrap_or(PROBE_TIMEOUT);
-    Prober::new(timeout).context("plugins are asked by this program itself, which does not know its own file")
+    let (probe, measure) = TIMEOUTS.get().copied().unwrap_or((PROBE_TIMEOUT, MEASURE_TIMEOUT));
+    let prober = Prober::new(probe).map(|prober| prober.with_measure_timeout(measure));
+    prober.context("plugins are asked by this program itself, which does not know its own file")
 }
 
 /// Looks for plugins, tells of each, and opens the device that `settings` name, or that ranks first.

@@ -15,7 +15,7 @@ mod train;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::train::ConfigError;
 
@@ -30,8 +30,8 @@ const USAGE: u8 = 2;
 /// The exit status is 0 if it was done, 1 if it could not be, 2 if the command line is wrong, 130 if it was
 /// interrupted and saved what it had.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    backend::set_probe_timeout(cli.probe_timeout);
+    let cli = parse();
+    backend::set_timeouts(cli.probe_timeout, cli.measure_timeout);
     let screen = Screen::stderr();
     if let Err(error) = log(cli.verbose, &screen) {
         return fail(&error, &screen);
@@ -51,6 +51,21 @@ pub fn main() -> ExitCode {
         Command::Child => child(),
     };
     done.unwrap_or_else(|error| fail(&error, &screen))
+}
+
+/// The arguments. Who runs this with more rights than their own says nothing by the environment.
+fn parse() -> Cli {
+    fn without_environment(command: clap::Command) -> clap::Command {
+        let command = command.mut_args(|argument| argument.env(clap::builder::Resettable::Reset));
+        command.mut_subcommands(without_environment)
+    }
+    match crate::plugins::privileges_are_raised() {
+        false => Cli::parse(),
+        true => {
+            let matches = without_environment(Cli::command()).get_matches();
+            Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        }
+    }
 }
 
 /// The other side of asking a plugin.

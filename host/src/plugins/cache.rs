@@ -19,7 +19,7 @@ use super::trust;
 /// Names the folder to use in place of the user's cache folder.
 pub const FOLDER_VARIABLE: &str = "FINETUNE_CACHE_DIR";
 /// Raised when entries change their meaning.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// More than this is no cache of ours.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -29,6 +29,8 @@ pub(super) struct Stamp {
     size: u64,
     modified_ns: u128,
     place: (u64, u64),
+    /// Seconds and nanoseconds of the last change of any kind: unlike the time of modification nobody can set it.
+    changed: (i64, i64),
 }
 
 /// What is known of a file.
@@ -60,6 +62,8 @@ pub enum Measured {
     Failed {
         /// Why, as the end of a sentence.
         failed: String,
+        /// Whether it did not come to an end.
+        late: bool,
     },
 }
 
@@ -91,14 +95,19 @@ pub(super) struct Cache {
 impl Stamp {
     pub fn of(metadata: &Metadata) -> Stamp {
         #[cfg(unix)]
-        let place = {
+        let (place, changed) = {
             use std::os::unix::fs::MetadataExt;
-            (metadata.dev(), metadata.ino())
+            ((metadata.dev(), metadata.ino()), (metadata.ctime(), metadata.ctime_nsec()))
         };
         #[cfg(not(unix))]
-        let place = (0, 0);
+        let (place, changed) = ((0, 0), (0, 0));
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Stamp { size: metadata.len(), modified_ns: modified.map_or(0, |time| time.as_nanos()), place }
+        Stamp {
+            size: metadata.len(),
+            modified_ns: modified.map_or(0, |time| time.as_nanos()),
+            place,
+            changed,
+        }
     }
 }
 
@@ -293,6 +302,7 @@ pub(super) fn surroundings(program: &Path) -> String {
         "FINETUNE_BACKEND",
         "FINETUNE_PLUGIN_PATH",
         "FINETUNE_PROBE_TIMEOUT",
+        "FINETUNE_MEASURE_TIMEOUT",
     ];
     let prefixes = ["CUDA", "HIP_", "ROCR_", "NVIDIA_", "LD_", "DYLD_", "FINETUNE_", "RAYON_", "OMP_"];
     let variables = std::env::vars_os().map(|(name, value)| format!("{name:?}={value:?}\n"));
@@ -377,7 +387,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.so");
         fs::write(&file, "one").unwrap();
-        for damage in ["", "{", "{\"format\":1,\"plugins\":{\"a\":5}}", "{\"format\":99,\"plugins\":{}}"] {
+        for damage in ["", "{", "{\"format\":2,\"plugins\":{\"a\":5}}", "{\"format\":99,\"plugins\":{}}"] {
             fs::write(folder.path().join(FILE), damage).unwrap();
             assert!(find(folder.path(), &file, "here").is_none());
             let mut cache = Cache::read(Some(folder.path()));

@@ -1,19 +1,20 @@
 //! All that was found, usable or not.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cache::{self, Cache, Entry, Measured, Stamp};
+use super::cache::{self, Cache};
 use super::device::Device;
 use super::discover::Folders;
 use super::error::PluginError;
-use super::manifest::{self, Manifest};
-use super::probe::{ProbeReport, ProbedDevice};
+use super::examine::examine_all;
+use super::manifest::Manifest;
+use super::probe::ProbedDevice;
 use super::prober::Prober;
 use super::rank::{self, Job};
-use super::{needs, trust};
+use super::row::{DeviceRow, Row, Status};
+use super::trust;
 
 /// One row for every candidate file, in the order in which they were found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,64 +24,6 @@ pub struct Catalog {
     /// Where they were looked for.
     #[serde(skip)]
     folders: Vec<PathBuf>,
-}
-
-/// A candidate file.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
-    /// The file.
-    #[serde(serialize_with = "as_text")]
-    pub path: PathBuf,
-    /// The back end's name, if the manifest could be read.
-    pub name: Option<String>,
-    /// The plugin's version, likewise.
-    pub version: Option<String>,
-    /// The version of the interface that it was built against, likewise.
-    pub api: Option<String>,
-    /// Whether it can be used.
-    pub status: Status,
-    /// Why not: a sentence.
-    pub reason: Option<String>,
-    /// Its devices, if it is ready.
-    pub devices: Vec<DeviceRow>,
-    /// When it was refused, in seconds since 1970, if that was not now.
-    #[serde(skip)]
-    pub remembered: Option<u64>,
-    #[serde(skip)]
-    manifest: Option<Manifest>,
-    /// Of the contents that were asked.
-    #[serde(skip)]
-    sha256: String,
-}
-
-/// Whether a plugin can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// It has devices.
-    Ready,
-    /// It works, but there is nothing here for it to drive.
-    Unavailable,
-    /// It cannot or may not be loaded.
-    Refused,
-}
-
-/// A device of a plugin that is ready.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct DeviceRow {
-    /// As the plugin describes it.
-    #[serde(flatten)]
-    pub device: ProbedDevice,
-    /// Its measured speed, if it was measured.
-    pub score: Option<f64>,
-    /// Its place among all devices, from 1.
-    pub rank: usize,
-    /// Why it ranks where it does, if that needs a word.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
-    /// What was measured, by element type.
-    #[serde(skip)]
-    pub measured: BTreeMap<String, Measured>,
 }
 
 /// A device that was chosen.
@@ -121,7 +64,7 @@ impl Catalog {
     }
 
     /// The rows that a back end's name may mean; none where it names a device.
-    fn of_backend(&self, backend: &str) -> impl Iterator<Item = &Row> {
+    pub(super) fn of_backend(&self, backend: &str) -> impl Iterator<Item = &Row> {
         self.plugins.iter().filter(move |row| {
             row.status == Status::Ready && (backend == "auto" || row.name.as_deref() == Some(backend))
         })
@@ -130,38 +73,6 @@ impl Catalog {
     /// Ranks the devices for a job, by the speeds that were measured.
     pub fn rank_for(&mut self, job: &Job) {
         rank_devices(&mut self.plugins, job);
-    }
-
-    /// Measures every device that `backend` may mean and that has not been, at each of these element types that it
-    /// has, in a child and one at a time; keeps the speeds, and failures that may last. `tell` hears of each before it
-    /// begins.
-    pub fn measure(&mut self, prober: &Prober, backend: &str, dtypes: &[&str], mut tell: impl FnMut(&str)) {
-        let meant: Vec<PathBuf> = self.of_backend(backend).map(|row| row.path.clone()).collect();
-        let mut cache = Cache::read(prober.cache.as_deref());
-        for row in self.plugins.iter_mut().filter(|row| meant.contains(&row.path)) {
-            let Some(manifest) = row.manifest.clone() else { continue };
-            for device in &mut row.devices {
-                for dtype in
-                    dtypes.iter().filter(|dtype| device.device.dtypes.iter().any(|has| has == *dtype))
-                {
-                    if device.measured.contains_key(*dtype) {
-                        continue;
-                    }
-                    let index = device.device.index;
-                    tell(&format!("{}:{index} in {dtype}", manifest.name));
-                    let (measured, lasting) = match prober.measure(&row.path, &manifest, index, dtype) {
-                        Ok(speed) => (Measured::Speed(speed), true),
-                        Err(failure) => (Measured::Failed { failed: failure.reason }, failure.lasting),
-                    };
-                    tracing::info!("{}:{index} in {dtype}: {measured:?}", manifest.name);
-                    device.measured.insert((*dtype).to_string(), measured.clone());
-                    if lasting {
-                        cache.add_measured(&row.path, cache::measurement_key(index, dtype), measured);
-                    }
-                }
-            }
-        }
-        cache.write();
     }
 
     /// Picks a device: `auto` is the one that ranks first, `NAME` the best of that back end, `NAME:DEVICE` the
@@ -263,72 +174,6 @@ impl Catalog {
     }
 }
 
-impl Row {
-    /// A file of which nothing is known yet.
-    fn of(path: PathBuf) -> Row {
-        Row {
-            path,
-            name: None,
-            version: None,
-            api: None,
-            status: Status::Refused,
-            reason: None,
-            devices: Vec::new(),
-            remembered: None,
-            manifest: None,
-            sha256: String::new(),
-        }
-    }
-
-    /// The file and the reason in one sentence.
-    pub fn explanation(&self) -> String {
-        let path = self.path.display();
-        match (self.status, &self.reason) {
-            (Status::Refused, Some(reason)) => format!("{path} {reason}"),
-            (_, Some(reason)) => format!("{path}: {reason}"),
-            (_, None) => format!("{path} is ready"),
-        }
-    }
-}
-
-impl Row {
-    fn know(&mut self, manifest: &Manifest, sha256: &str) {
-        self.name = Some(manifest.name.clone());
-        self.version = Some(manifest.version.clone());
-        self.api = Some(manifest.api.clone());
-        self.manifest = Some(manifest.clone());
-        self.sha256 = sha256.into();
-    }
-
-    fn take(&mut self, report: &ProbeReport) {
-        match report {
-            ProbeReport::Ready { devices } => {
-                self.status = Status::Ready;
-                self.devices = devices.iter().cloned().map(DeviceRow::of).collect();
-            }
-            ProbeReport::Unavailable { reason } => {
-                self.status = Status::Unavailable;
-                self.reason = Some(reason.clone());
-            }
-            ProbeReport::Refused { reason } => self.reason = Some(reason.clone()),
-        }
-    }
-}
-
-impl DeviceRow {
-    pub(super) fn of(device: ProbedDevice) -> DeviceRow {
-        DeviceRow { device, score: None, rank: 0, note: None, measured: Default::default() }
-    }
-
-    /// What was measured before.
-    fn recall(&mut self, entry: &Entry) {
-        for dtype in &self.device.dtypes {
-            let measured = entry.measured.get(&cache::measurement_key(self.device.index, dtype));
-            self.measured.extend(measured.map(|measured| (dtype.clone(), measured.clone())));
-        }
-    }
-}
-
 impl Choice {
     /// Opens the device. `options` go to the plugin as they are.
     ///
@@ -345,96 +190,6 @@ impl Choice {
         }
         Device::open(&self.path, &self.manifest, self.device.index, options)
     }
-}
-
-/// Rows in the order of the files, each with what is to be kept of it.
-fn examine_all(
-    paths: Vec<PathBuf>,
-    prober: &Prober,
-    cache: &Cache,
-    surroundings: &str,
-) -> Vec<(Row, Option<Entry>)> {
-    // Asking is mostly waiting, for a driver or a deadline.
-    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 16));
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let Some(path) = paths.get(index) else { return done };
-            done.push((index, examine(path, prober, cache, surroundings)));
-        }
-    };
-    let mut rows = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.min(paths.len())).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("does not panic")).collect::<Vec<_>>()
-    });
-    rows.sort_by_key(|(index, _)| *index);
-    rows.into_iter().map(|(_, row)| row).collect()
-}
-
-fn examine(path: &Path, prober: &Prober, cache: &Cache, surroundings: &str) -> (Row, Option<Entry>) {
-    let mut row = Row::of(path.to_path_buf());
-    let entry = match look(&mut row, prober, cache, surroundings) {
-        Ok(entry) => entry,
-        Err(reason) => {
-            row.reason = Some(reason);
-            None
-        }
-    };
-    match row.status {
-        Status::Ready => tracing::info!("{}", row.explanation()),
-        _ => tracing::info!("not used: {}", row.explanation()),
-    }
-    (row, entry)
-}
-
-/// Fills the row in. What a file says at a glance is never remembered; an answer of its code is.
-fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Result<Option<Entry>, String> {
-    let path = row.path.clone();
-    let metadata = trust::look(&path)?;
-    if metadata.is_file() {
-        trust::check(&path, &metadata)?;
-    }
-    // One that was too slow is asked again where it is given longer.
-    let known = cache.find(&path, &metadata, surroundings);
-    let known = known.filter(|entry| entry.waited.is_none_or(|waited| waited >= prober.timeout));
-    if let Some(entry) = known {
-        row.know(&entry.manifest, &entry.sha256);
-        row.take(&entry.report);
-        row.remembered = (row.status == Status::Refused).then_some(entry.when);
-        for device in &mut row.devices {
-            device.recall(&entry);
-        }
-        return Ok(Some(entry));
-    }
-    let (file, metadata) = trust::open(&path)?;
-    trust::check(&path, &metadata)?;
-    let again = file.try_clone().map_err(|error| format!("cannot be read: {error}"))?;
-    let (manifest, needed) = manifest::read_from(file)?;
-    row.know(&manifest, "");
-    manifest::check_api(&manifest.api)?;
-    let needs = needs::resolve(&path, needed)?;
-    row.sha256 = hash(again).map_err(|error| format!("cannot be read: {error}"))?;
-    let asked = prober.probe(&path, &manifest);
-    row.take(&asked.report);
-    Ok(asked.lasting.then(|| Entry {
-        stamp: Stamp::of(&metadata),
-        sha256: row.sha256.clone(),
-        surroundings: surroundings.into(),
-        when: cache::now(),
-        manifest,
-        report: asked.report,
-        waited: asked.waited,
-        needs,
-        measured: Default::default(),
-    }))
-}
-
-/// From the beginning, wherever the file was read last.
-fn hash(mut file: std::fs::File) -> std::io::Result<String> {
-    std::io::Seek::rewind(&mut file)?;
-    cache::sha256(file)
 }
 
 /// Of several plugins of one name that work, the first one found is used.
@@ -489,8 +244,4 @@ fn no_such_device(row: &Row, backend: &str) -> PluginError {
     let devices: Vec<String> =
         row.devices.iter().map(|row| format!("{name}:{} ({})", row.device.index, row.device.name)).collect();
     no_such(format!("there is no device {backend:?}; there are: {}", devices.join(", ")))
-}
-
-fn as_text<S: serde::Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&path.to_string_lossy())
 }

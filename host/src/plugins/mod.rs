@@ -14,22 +14,27 @@ mod child;
 mod device;
 pub mod discover;
 mod error;
+mod examine;
 mod load;
 pub mod manifest;
+mod measure;
 mod needs;
 pub mod probe;
 mod prober;
 mod rank;
+mod row;
 mod trust;
 #[cfg(unix)]
 mod worker;
 
 pub use cache::{Measured, Speed};
-pub use catalog::{Catalog, Choice, DeviceRow, Row, Status};
+pub use catalog::{Catalog, Choice};
 pub use device::{Buffer, Compiled, Device, SharedBytes};
 pub use discover::Folders;
 pub use error::{DeviceError, PluginError};
-pub use prober::{PROBE_TIMEOUT, Prober};
+pub use prober::{MEASURE_TIMEOUT, PROBE_TIMEOUT, Prober};
 pub use rank::Job;
+pub use row::{DeviceRow, Row, Status};
+pub use trust::privileges_are_raised;
 #[cfg(unix)]
 pub use {child::SUBCOMMAND as CHILD_SUBCOMMAND, prober::answer_as_child};

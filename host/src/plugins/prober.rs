@@ -14,8 +14,8 @@ use super::probe::{ProbeReport, probe};
 
 /// How long a plugin may take to say which devices it has, where nobody says otherwise.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a device may take for the calibration step at one precision.
-const MEASURE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a device may take for the calibration step at one precision, where nobody says otherwise.
+pub const MEASURE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who asks plugins, and where the answers are kept.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Prober {
     /// The folder of the cache, if there is one.
     pub(super) cache: Option<PathBuf>,
     pub(super) timeout: Duration,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no children"))]
+    measure_timeout: Duration,
     /// Bytes that a child may have while it probes; none is a share of the machine's.
     #[cfg_attr(not(unix), expect(dead_code, reason = "there are no children"))]
     memory: Option<u64>,
@@ -52,26 +54,40 @@ pub(super) struct Asked {
 }
 
 /// Why a device has no speed.
+#[derive(Debug)]
 pub(super) struct Unmeasured {
     pub reason: String,
     /// Whether it would be the same the next time.
     pub lasting: bool,
+    /// Whether it did not come to an end.
+    pub late: bool,
 }
 
 impl Prober {
     /// This very program, with the user's cache.
     pub fn new(timeout: Duration) -> std::io::Result<Prober> {
-        Ok(Prober { program: std::env::current_exe()?, cache: cache::folder(), timeout, memory: None })
+        Ok(Prober {
+            program: std::env::current_exe()?,
+            cache: cache::folder(),
+            timeout,
+            measure_timeout: MEASURE_TIMEOUT,
+            memory: None,
+        })
     }
 
     /// That program, and a cache in that folder or none.
     pub fn with(program: PathBuf, cache: Option<PathBuf>, timeout: Duration) -> Prober {
-        Prober { program, cache, timeout, memory: None }
+        Prober { program, cache, timeout, measure_timeout: MEASURE_TIMEOUT, memory: None }
     }
 
     /// The same, with at most so many bytes of memory for a plugin to say which devices it has.
     pub fn with_memory(self, bytes: u64) -> Prober {
         Prober { memory: Some(bytes), ..self }
+    }
+
+    /// The same, with so much time for a device to be measured at one element type.
+    pub fn with_measure_timeout(self, measure_timeout: Duration) -> Prober {
+        Prober { measure_timeout, ..self }
     }
 
     /// Makes the answers of the plugins of that name (or file) forgotten; says how many there were.
@@ -133,8 +149,8 @@ impl Prober {
     ) -> Result<Speed, Unmeasured> {
         let measure = Some((device, dtype.to_string()));
         let task = Task { path: path.into(), manifest: manifest.clone(), measure };
-        let bounds = Bounds { deadline: MEASURE_TIMEOUT, memory: share_of_memory(2) };
-        let lasting = |reason| Unmeasured { reason, lasting: true };
+        let bounds = Bounds { deadline: self.measure_timeout, memory: share_of_memory(2) };
+        let lasting = |reason| Unmeasured { reason, lasting: true, late: false };
         match child::ask(&self.program, json(&task), bounds) {
             Ok(value) => serde_json::from_value::<MeasureReport>(value)
                 .unwrap_or_else(|_| Err("gave an answer that is none".into()))
@@ -143,14 +159,19 @@ impl Prober {
                     false => Err(format!("gave a speed that is none: {}", speed.tokens_per_s)),
                 })
                 .map_err(lasting),
-            Err(Failure::Late(reason) | Failure::Died(reason)) => Err(lasting(reason)),
-            Err(Failure::NotAsked(reason)) => Err(Unmeasured { reason, lasting: false }),
+            Err(Failure::Late(reason)) => Err(Unmeasured { late: true, ..lasting(reason) }),
+            Err(Failure::Died(reason)) => Err(lasting(reason)),
+            Err(Failure::NotAsked(reason)) => Err(Unmeasured { lasting: false, ..lasting(reason) }),
         }
     }
 
     #[cfg(not(unix))]
     pub(super) fn measure(&self, _: &Path, _: &Manifest, _: u32, _: &str) -> Result<Speed, Unmeasured> {
-        Err(Unmeasured { reason: "devices are not measured on this system".into(), lasting: false })
+        Err(Unmeasured {
+            reason: "devices are not measured on this system".into(),
+            lasting: false,
+            late: false,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 
 use super::cache::Measured;
-use super::catalog::DeviceRow;
+use super::row::DeviceRow;
 
 /// Speeds that differ by less than this part are a tie: measuring again could turn them around.
 const TIE: f64 = 0.05;
@@ -62,7 +62,9 @@ impl Job {
             return Some(format!("has {has:.1} GiB of memory; {needed:.1} GiB are needed at least"));
         }
         match row.measured.get(&dtype) {
-            Some(Measured::Failed { failed }) => Some(format!("could not be measured in {dtype}: {failed}")),
+            Some(Measured::Failed { failed, .. }) => {
+                Some(format!("could not be measured in {dtype}: {failed}"))
+            }
             _ => None,
         }
     }
@@ -122,7 +124,7 @@ mod tests {
     fn measured(mut row: DeviceRow, dtype: &str, speed: Option<f64>) -> DeviceRow {
         let measured = match speed {
             Some(tokens_per_s) => Measured::Speed(Speed { tokens_per_s, native_ops: 1, decomposed_ops: 0 }),
-            None => Measured::Failed { failed: "did not answer".into() },
+            None => Measured::Failed { failed: "did not answer".into(), late: false },
         };
         row.measured.insert(dtype.into(), measured);
         row

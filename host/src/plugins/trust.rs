@@ -33,7 +33,7 @@ pub(super) fn check(path: &Path, file: &Metadata) -> Result<(), String> {
 }
 
 /// Whether the program runs with more rights than whoever started it: then the environment is a stranger's word.
-pub(super) fn privileges_are_raised() -> bool {
+pub fn privileges_are_raised() -> bool {
     #[cfg(unix)]
     return unix::privileges_are_raised();
     #[cfg(not(unix))]

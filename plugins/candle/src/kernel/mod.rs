@@ -92,7 +92,7 @@ pub fn cast_to_words(x: &Tensor) -> Result<Tensor> {
     Launch { name: "f32_to_words", operands: &[&x], dtype, shape, numbers: &numbers, threads: count }.run()
 }
 
-/// u32[S, channels] for seed u32[2], step u32[], example u32[S] and position u32[S].
+/// `u32[S, channels]` for seed `u32[2]`, step `u32[]`, example `u32[S]` and position `u32[S]`.
 pub fn random_bits(operands: [&Tensor; 4], channels: usize, site: usize) -> Result<Tensor> {
     let operands: Vec<Tensor> = operands.iter().map(|x| x.contiguous()).collect::<Result<_>>()?;
     let rows = operands[2].elem_count();

@@ -1,0 +1,99 @@
+//! From a file to its row: what is remembered of it, or what it and its code say now.
+
+use std::path::{Path, PathBuf};
+
+use super::cache::{self, Cache, Entry, Stamp};
+use super::manifest;
+use super::prober::Prober;
+use super::row::{Row, Status};
+use super::{needs, trust};
+
+/// Rows in the order of the files, each with what is to be kept of it.
+pub(super) fn examine_all(
+    paths: Vec<PathBuf>,
+    prober: &Prober,
+    cache: &Cache,
+    surroundings: &str,
+) -> Vec<(Row, Option<Entry>)> {
+    // Asking is mostly waiting, for a driver or a deadline.
+    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 16));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(path) = paths.get(index) else { return done };
+            done.push((index, examine(path, prober, cache, surroundings)));
+        }
+    };
+    let mut rows = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads.min(paths.len())).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("does not panic")).collect::<Vec<_>>()
+    });
+    rows.sort_by_key(|(index, _)| *index);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn examine(path: &Path, prober: &Prober, cache: &Cache, surroundings: &str) -> (Row, Option<Entry>) {
+    let mut row = Row::of(path.to_path_buf());
+    let entry = match look(&mut row, prober, cache, surroundings) {
+        Ok(entry) => entry,
+        Err(reason) => {
+            row.reason = Some(reason);
+            None
+        }
+    };
+    match row.status {
+        Status::Ready => tracing::info!("{}", row.explanation()),
+        _ => tracing::info!("not used: {}", row.explanation()),
+    }
+    (row, entry)
+}
+
+/// Fills the row in. What a file says at a glance is never remembered; an answer of its code is.
+fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Result<Option<Entry>, String> {
+    let path = row.path.clone();
+    let metadata = trust::look(&path)?;
+    if metadata.is_file() {
+        trust::check(&path, &metadata)?;
+    }
+    // One that was too slow is asked again where it is given longer.
+    let known = cache.find(&path, &metadata, surroundings);
+    let known = known.filter(|entry| entry.waited.is_none_or(|waited| waited >= prober.timeout));
+    if let Some(entry) = known {
+        row.know(&entry.manifest, &entry.sha256);
+        row.take(&entry.report);
+        row.remembered = (row.status == Status::Refused).then_some(entry.when);
+        for device in &mut row.devices {
+            device.recall(&entry);
+        }
+        return Ok(Some(entry));
+    }
+    let (file, metadata) = trust::open(&path)?;
+    trust::check(&path, &metadata)?;
+    let again = file.try_clone().map_err(|error| format!("cannot be read: {error}"))?;
+    let (manifest, needed) = manifest::read_from(file)?;
+    row.know(&manifest, "");
+    manifest::check_api(&manifest.api)?;
+    let needs = needs::resolve(&path, needed)?;
+    row.sha256 = hash(again).map_err(|error| format!("cannot be read: {error}"))?;
+    let asked = prober.probe(&path, &manifest);
+    row.take(&asked.report);
+    Ok(asked.lasting.then(|| Entry {
+        stamp: Stamp::of(&metadata),
+        sha256: row.sha256.clone(),
+        surroundings: surroundings.into(),
+        when: cache::now(),
+        manifest,
+        report: asked.report,
+        waited: asked.waited,
+        needs,
+        measured: Default::default(),
+    }))
+}
+
+/// From the beginning, wherever the file was read last.
+fn hash(mut file: std::fs::File) -> std::io::Result<String> {
+    std::io::Seek::rewind(&mut file)?;
+    cache::sha256(file)
+}
