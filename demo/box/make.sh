@@ -20,16 +20,16 @@ bundle() {
     rm -rf $bundle
     mkdir -p $bundle/plugins
     cp $box/train.jsonl $box/valid.jsonl $bundle/
-    target/release/finetune tokenizer --data $box/train.jsonl --vocab 4096 --out $bundle/model
+    target/release/finetune tokenizer --data $box/train.jsonl --vocab 2048 --out $bundle/model
     cp demo/box/config.json demo/box/generation_config.json $bundle/model/
     cp target/release/finetune $bundle/
     cp -r target/release/plugins/. $bundle/plugins/
 }
 
 train() {
-    # On a processor it takes some hours: each round stops at a checkpoint after nine minutes.
+    # On two cores it takes many hours: each round stops at a checkpoint after nine minutes.
     until [ -d $box/run/model ]; do
-        STEPS=${STEPS:-2200} BATCH=${BATCH:-32} demo/box/train.sh $bundle $box/run 2400
+        STEPS=${STEPS:-4500} BATCH=${BATCH:-32} DECAY=${DECAY:-0.3} demo/box/train.sh $bundle $box/run 2400
     done
 }
 

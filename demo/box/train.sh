@@ -8,7 +8,7 @@
 # command goes on with it. When it is done, the model is in RUN/model.
 #
 #     BACKEND=cpu   the back end (auto)
-#     STEPS=N       steps; by default as many as fit into SECONDS, at most 5000 (16 times through the text)
+#     STEPS=N       steps; by default as many as fit into SECONDS, at most 5000 (8 times through the text)
 #     BATCH=32  LR=3e-3  DECAY=0.1  SEED=1
 set -eu
 bundle=$1 run=$2 seconds=${3:-540}
@@ -45,7 +45,7 @@ else
         echo "a step takes $pace s: $STEPS steps"
         rm -rf "$probe"
     fi
-    limited $(recipe) $common --steps "$STEPS" --save-every 500 --eval-every 1000 --out "$run"
+    limited $(recipe) $common --steps "$STEPS" --save-every 1000 --eval-every 500 --out "$run"
 fi
 if [ -d "$run/model" ]; then
     ls -l "$run/model"

@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod autodiff;
+pub mod calibrate;
 pub mod cli;
 pub mod data;
 pub mod generate;

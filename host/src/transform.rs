@@ -1,11 +1,37 @@
 //! Program to program: what is done to a finished program before a device compiles it.
 
-use finetune_plugin_api::program::{NativeOps, Program, ProgramError, lower};
+use std::collections::BTreeSet;
+
+use finetune_plugin_api::program::{Class, NativeOps, Program, ProgramError, lower};
 
 /// The program as a device with these native ops can take it: composites that it has not are written as
 /// simpler ops, and ops that nobody reads are dropped. Arguments, updates and outputs stay as they are.
 pub fn for_device(program: &Program, native: &NativeOps) -> Result<Program, ProgramError> {
-    lower(program, &|node| native.has(node))
+    let lowered = lower(program, &|node| native.has(node))?;
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let (given, taken) = (composites(program), composites(&lowered));
+        tracing::debug!(
+            "{} ops are {} for the device; native: {}; written as simpler ops: {}",
+            program.nodes().len(),
+            lowered.nodes().len(),
+            list(&taken),
+            list(&given.difference(&taken).copied().collect())
+        );
+    }
+    Ok(lowered)
+}
+
+/// The composite ops that a program has.
+fn composites(program: &Program) -> BTreeSet<&'static str> {
+    let defs = program.nodes().iter().map(|node| node.op.def());
+    defs.filter(|def| def.class == Class::Composite).map(|def| def.name).collect()
+}
+
+fn list(names: &BTreeSet<&str>) -> String {
+    match names.is_empty() {
+        true => "none".into(),
+        false => names.iter().copied().collect::<Vec<_>>().join(" "),
+    }
 }
 
 #[cfg(test)]

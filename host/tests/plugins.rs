@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use finetune_host::plugins::{Catalog, Device, Folders, PluginError, SharedBytes, Status, manifest};
+use finetune_host::plugins::{Catalog, Device, Folders, PluginError, Prober, SharedBytes, Status, manifest};
 use finetune_plugin_api::abi::ErrorKind;
 use finetune_plugin_api::program::{Builder, DType, Op, Program, TensorType};
 
@@ -34,12 +35,18 @@ fn tiny() -> &'static Path {
     })
 }
 
+/// The real program asks; nothing is kept but in `cache`.
+fn prober(cache: Option<&Path>) -> Prober {
+    let program = env!("CARGO_BIN_EXE_finetune").into();
+    Prober::with(program, cache.map(Path::to_path_buf), Duration::from_secs(10))
+}
+
 fn name(stem: &str) -> String {
     format!("{stem}.{}", std::env::consts::DLL_EXTENSION)
 }
 
 fn catalog(folder: &Path) -> Catalog {
-    Catalog::build(&Folders::given(&[folder.into()])).unwrap()
+    Catalog::build(&Folders::given(&[folder.into()]), &prober(None)).unwrap()
 }
 
 fn reasons(catalog: &Catalog) -> Vec<String> {
@@ -196,6 +203,7 @@ fn what_is_no_library_is_a_row_with_its_own_reason() {
     std::os::unix::fs::symlink(program, at("7-program")).unwrap();
     let library = fs::read(tiny()).unwrap();
     fs::write(at("8-cut"), &library[..library.len() / 2]).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("9-device")).unwrap();
     let catalog = catalog(folder.path());
     let parts = [
         "is empty",
@@ -206,6 +214,7 @@ fn what_is_no_library_is_a_row_with_its_own_reason() {
         "special file",
         "no symbol finetune_plugin_manifest",
         "cut off",
+        "special file",
     ];
     let reasons = reasons(&catalog);
     assert_eq!(reasons.len(), parts.len());

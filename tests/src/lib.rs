@@ -1,5 +1,8 @@
 //! What whole-program tests share: the real binary, the real plugins, and reading what it prints.
 
+pub mod loaded;
+pub mod misbehaving;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -30,9 +33,15 @@ fn built(variable: &str, name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not built; run the tests by `cargo xtask test`"))
 }
 
-/// The folder of golden data.
+/// The folder of golden data: `FINETUNE_GOLDENS_DIR`, or the one in the sources.
 pub fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/data")
+    let named = std::env::var_os("FINETUNE_GOLDENS_DIR").map(PathBuf::from);
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/data"))
+}
+
+/// What the program learns of plugins during the tests, once for all of them; never the user's own cache.
+fn cache() -> PathBuf {
+    binary().canonicalize().expect("it is built").with_file_name("test-cache")
 }
 
 /// `finetune` with these arguments, over the plugins under test.
@@ -42,7 +51,9 @@ pub fn finetune<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) ->
         .args(args)
         .env_remove("FINETUNE_PLUGIN_PATH")
         .env_remove("FINETUNE_LOG")
-        .env_remove("FINETUNE_BACKEND");
+        .env_remove("FINETUNE_BACKEND")
+        .env_remove("FINETUNE_PROBE_TIMEOUT")
+        .env("FINETUNE_CACHE_DIR", cache());
     command
 }
 

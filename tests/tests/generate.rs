@@ -12,13 +12,21 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn generate(name: &str, extra: &[&str]) -> Command {
-    let mut command = finetune(["generate", "--backend", "cpu", "--precision", "f32", "--model"]);
+    generate_on("cpu", name, extra)
+}
+
+fn generate_on(backend: &str, name: &str, extra: &[&str]) -> Command {
+    let mut command = finetune(["generate", "--backend", backend, "--precision", "f32", "--model"]);
     command.arg(folder(name).join("model")).arg("--plugins").arg(plugins()).args(extra);
     command
 }
 
 /// Every text, token for token and character for character.
 fn like_transformers(name: &str) {
+    like_transformers_on("cpu", name);
+}
+
+fn like_transformers_on(backend: &str, name: &str) {
     let expected: Value =
         serde_json::from_slice(&std::fs::read(folder(name).join("expected.json")).unwrap()).unwrap();
     let cases = expected["cases"].as_array().unwrap();
@@ -28,7 +36,8 @@ fn like_transformers(name: &str) {
             case["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
         let limit = case["max_tokens"].to_string();
         let prompt = case["prompt"].as_str().unwrap();
-        let mut command = generate(name, &["--temperature", "0", "--max-tokens", &limit, "--prompt", prompt]);
+        let asked = ["--temperature", "0", "--max-tokens", &limit, "--prompt", prompt];
+        let mut command = generate_on(backend, name, &asked);
         if let Some(adapter) = case["adapter"].as_str() {
             command.arg("--adapter").arg(folder(name).join(adapter));
         }
@@ -55,6 +64,14 @@ fn llama_generates_like_transformers() {
 #[test]
 fn mistral_generates_like_transformers() {
     like_transformers("mistral");
+}
+
+/// Caches that grow, positions that are known only when a program runs, windows: on MLX, where it is set up.
+#[test]
+fn mlx_plugin_generates_like_transformers() {
+    for name in ["gpt2", "llama", "mistral"] {
+        like_transformers_on("mlx", name);
+    }
 }
 
 #[test]

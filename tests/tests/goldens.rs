@@ -85,7 +85,7 @@ fn every_case_is_tested() {
     let mut found: Vec<String> = std::fs::read_dir(goldens())
         .unwrap()
         .map(|entry| entry.unwrap())
-        .filter(|entry| entry.path().join("expected.json").exists())
+        .filter(|entry| entry.path().join("model").exists() && entry.path().join("expected.json").exists())
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     found.sort();

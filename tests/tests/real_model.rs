@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use finetune_host::data::Tokenizer;
 use finetune_tests::{assert_close, events, finetune, json_lines, number, plugins, succeed};
 use serde_json::Value;
 
@@ -78,17 +79,42 @@ fn real_model_trains_adapters_like_peft() {
     like_torch("lora", true);
 }
 
+fn generate(model: &Path, extra: &[&str]) -> String {
+    let mut command =
+        finetune(["generate", "--backend", "cpu", "--precision", "f32", "--temperature", "0", "--model"]);
+    succeed(command.arg(model).arg("--plugins").arg(plugins()).args(extra))
+}
+
+fn answers(model: &Path) {
+    let text = generate(model, &["--prompt", "The capital of France is", "--max-tokens", "2"]);
+    assert_eq!(text, " Paris.");
+    let text = generate(model, &["--chat", "--prompt", "What is the capital of France?"]);
+    assert_eq!(text, "The capital of France is Paris.");
+}
+
 /// The greedy answer, and that the model's end of a turn ends it.
 #[test]
 fn real_model_answers() {
-    let generate = |extra: &[&str]| {
-        let mut command =
-            finetune(["generate", "--backend", "cpu", "--precision", "f32", "--temperature", "0"]);
-        command.arg("--model").arg(model()).arg("--plugins").arg(plugins()).args(extra);
-        succeed(&mut command)
+    answers(&model());
+}
+
+/// The file that the folder was made of: the same tokens, losses and answers, out of its own metadata.
+#[test]
+fn real_model_is_the_same_from_its_gguf_file() {
+    let file = model().join("smollm2-135m.gguf");
+    answers(&file);
+    let [ours, theirs] = [&file, &model()].map(|model| Tokenizer::from_model(model).unwrap());
+    assert_eq!(ours.encode_prompt("The capital of France is", true).unwrap(), [504, 3575, 282, 4649, 314]);
+    for name in ["train.jsonl", "valid.jsonl"] {
+        let text = std::fs::read_to_string(real().join(name)).unwrap();
+        assert_eq!(ours.encode_prompt(&text, true).unwrap(), theirs.encode_prompt(&text, true).unwrap());
+    }
+    let loss = |model: &Path| {
+        let mut command = finetune(["eval", "--json", "--backend", "cpu", "--precision", "f32", "--model"]);
+        command.arg(model).args(["--seq-len", "128", "--data"]).arg(real().join("valid.jsonl"));
+        let lines = json_lines(&succeed(command.arg("--plugins").arg(plugins())));
+        number(events(&lines, "eval")[0], "loss")
     };
-    let text = generate(&["--prompt", "The capital of France is", "--max-tokens", "2"]);
-    assert_eq!(text, " Paris.");
-    let text = generate(&["--chat", "--prompt", "What is the capital of France?"]);
-    assert_eq!(text, "The capital of France is Paris.");
+    // The folder's weights are rounded to bf16, the file's are not.
+    assert_close(loss(&file), loss(&model()), 2e-3, "held-out loss");
 }

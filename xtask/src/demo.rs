@@ -11,8 +11,8 @@ use crate::build::{self, Profile};
 use crate::process;
 use crate::workspace::Workspace;
 
-/// About a minute on two cores.
-pub const STEPS: u32 = 150;
+/// With building left out, less than a minute on two cores.
+pub const STEPS: u32 = 400;
 
 const MODEL: &str = "demo/model";
 const TRAIN: &str = "demo/style/train.jsonl";
@@ -38,7 +38,7 @@ const RECIPE: [&str; 14] = [
 
 /// How the texts begin that are written before and after.
 const PROMPTS: [&str; 2] = ["This morning", "The wind"];
-const SAMPLING: [&str; 8] = ["--temperature", "0.7", "--top-p", "0.9", "--seed", "3", "--max-tokens", "60"];
+const SAMPLING: [&str; 8] = ["--temperature", "0.7", "--top-p", "0.9", "--seed", "8", "--max-tokens", "60"];
 
 pub fn run(workspace: &Workspace, steps: u32) -> Result<()> {
     for file in ["demo/model/model.safetensors", TRAIN, VALID] {
@@ -58,7 +58,7 @@ pub fn run(workspace: &Workspace, steps: u32) -> Result<()> {
 
     shown(Command::new(program).args(["plugins", "list"]))?;
 
-    said("The model writes as the presidents of the 19th century and Moby-Dick, which it was made from:");
+    said("The model writes little stories, as those it was made from:");
     generate(program, None)?;
 
     said("It learns to write as the keeper of a lighthouse:");

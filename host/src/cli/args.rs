@@ -1,6 +1,7 @@
 //! The flags of every subcommand.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -23,6 +24,25 @@ pub struct Cli {
     /// Log more; -vv and -vvv still more (or set FINETUNE_LOG, for example to debug)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+    /// Seconds that a plugin may take to say which devices it has
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        env = "FINETUNE_PROBE_TIMEOUT",
+        hide_env_values = true,
+        default_value = "10",
+        value_parser = seconds,
+        help_heading = heading::RUNNING
+    )]
+    pub probe_timeout: Duration,
+}
+
+/// A time that one may wait.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let time = time.filter(|time| (Duration::from_millis(1)..Duration::from_secs(86400)).contains(time));
+    time.ok_or_else(|| "expected seconds, more than 0 and less than a day".into())
 }
 
 /// The subcommands.
@@ -42,6 +62,10 @@ pub enum Command {
     Tokenizer(TokenizerArgs),
     /// See the compute back ends
     Plugins(PluginsArgs),
+    /// What this program asks plugins in, as a child of itself
+    #[cfg(unix)]
+    #[command(name = crate::plugins::CHILD_SUBCOMMAND, hide = true)]
+    Child,
 }
 
 /// `finetune train`.
@@ -108,7 +132,7 @@ pub struct EvalArgs {
     #[arg(long, help_heading = heading::RUNNING)]
     pub precision: Option<PrecisionChoice>,
     /// Back end: auto, NAME or NAME:DEVICE [default: auto]
-    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
+    #[arg(long, value_name = "NAME", env = "FINETUNE_BACKEND", hide_env_values = true, help_heading = heading::RUNNING)]
     pub backend: Option<String>,
     /// Folder of plugins, in place of the default ones; may be repeated
     #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]
@@ -213,7 +237,7 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = heading::RUNNING)]
     pub precision: Option<PrecisionChoice>,
     /// Back end: auto, NAME or NAME:DEVICE [default: auto]
-    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
+    #[arg(long, value_name = "NAME", env = "FINETUNE_BACKEND", hide_env_values = true, help_heading = heading::RUNNING)]
     pub backend: Option<String>,
     /// Folder of plugins, in place of the default ones; may be repeated
     #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]
@@ -251,6 +275,19 @@ pub struct PluginsArgs {
 pub enum PluginsCommand {
     /// List every candidate, with its devices or with why it cannot be used
     List(PluginsListArgs),
+    /// Ask a plugin again that was refused or measured before
+    Retry(PluginsRetryArgs),
+}
+
+/// `finetune plugins retry`.
+#[derive(Args, Debug)]
+pub struct PluginsRetryArgs {
+    /// Name of the back end, or its file
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// As for `list`.
+    #[command(flatten)]
+    pub list: PluginsListArgs,
 }
 
 /// `finetune plugins list`.
@@ -365,6 +402,10 @@ mod tests {
         }
         assert!(parse("plugins list --plugins p --plugins q --json").is_ok());
         assert!(parse("-v plugins list").is_ok());
+        assert!(parse("plugins retry cpu --plugins p --json --probe-timeout 2.5").is_ok());
+        for wrong in ["0", "-1", "nan", "inf", "1e9", "soon"] {
+            assert!(parse(&format!("plugins list --probe-timeout={wrong}")).is_err(), "{wrong}");
+        }
     }
 
     /// Every flag is in a group that says what it is about.

@@ -31,6 +31,7 @@ const USAGE: u8 = 2;
 /// interrupted and saved what it had.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    backend::set_probe_timeout(cli.probe_timeout);
     let screen = Screen::stderr();
     if let Err(error) = log(cli.verbose, &screen) {
         return fail(&error, &screen);
@@ -44,9 +45,21 @@ pub fn main() -> ExitCode {
         Command::Tokenizer(args) => tokenizer::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Plugins(args) => match args.command {
             PluginsCommand::List(args) => plugins::list(&args).map(|()| ExitCode::SUCCESS),
+            PluginsCommand::Retry(args) => plugins::retry(&args).map(|()| ExitCode::SUCCESS),
         },
+        #[cfg(unix)]
+        Command::Child => child(),
     };
     done.unwrap_or_else(|error| fail(&error, &screen))
+}
+
+/// The other side of asking a plugin.
+#[cfg(unix)]
+fn child() -> anyhow::Result<ExitCode> {
+    use anyhow::Context;
+    crate::plugins::answer_as_child(crate::calibrate::measure)
+        .context("this command is what finetune starts by itself, to ask a plugin")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn fail(error: &anyhow::Error, screen: &Screen) -> ExitCode {

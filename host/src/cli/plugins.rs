@@ -1,12 +1,15 @@
 //! `finetune plugins list`: what was found, for a person and for a program.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use console::{Alignment, measure_text_width, pad_str};
 
-use crate::plugins::{Catalog, DeviceRow, Folders, Row, Status};
+use crate::plugins::{Catalog, DeviceRow, Folders, Job, Measured, Row, Status};
 
-use super::args::PluginsListArgs;
-use super::display::format;
+use super::args::{PluginsListArgs, PluginsRetryArgs};
+use super::backend::prober;
+use super::display::{Screen, format};
 use super::output::Output;
 
 /// Lists every candidate on standard output.
@@ -14,9 +17,43 @@ use super::output::Output;
 /// # Errors
 /// A folder cannot be read, or standard output cannot be written.
 pub fn list(args: &PluginsListArgs) -> anyhow::Result<()> {
-    let catalog = Catalog::build(&Folders::new(&args.plugins)?)?;
-    let text = if args.json { json(&catalog) + "\n" } else { table(&catalog) };
+    show(args, &catalog(&args.plugins)?)
+}
+
+fn show(args: &PluginsListArgs, catalog: &Catalog) -> anyhow::Result<()> {
+    let text = if args.json { json(catalog) + "\n" } else { table(catalog) };
     Output::stdout().text(&text).context("cannot write the list to standard output")
+}
+
+/// Everything that is there, measured where there is something to choose.
+fn catalog(folders: &[PathBuf]) -> anyhow::Result<Catalog> {
+    let (prober, screen) = (prober()?, Screen::stderr());
+    let mut catalog = Catalog::build(&Folders::new(folders)?, &prober)?;
+    if catalog.needs_ranking("auto") {
+        catalog.measure(&prober, "auto", &["f32", "bf16"], |what| screen.named("measuring", what));
+        catalog.rank_for(&Job::any());
+    }
+    Ok(catalog)
+}
+
+/// Asks a plugin again, and lists what there is then.
+///
+/// # Errors
+/// There is no such plugin; or as [`list`].
+pub fn retry(args: &PluginsRetryArgs) -> anyhow::Result<()> {
+    let forgotten = prober()?.forget(&args.name);
+    let catalog = catalog(&args.list.plugins)?;
+    let is_meant = |row: &Row| {
+        let file = row.path.file_name().map(|name| name.to_string_lossy());
+        row.name.as_deref() == Some(&args.name) || file.as_deref() == Some(&args.name)
+    };
+    if forgotten == 0 && !catalog.plugins.iter().any(is_meant) {
+        anyhow::bail!(
+            "there is no plugin {:?} to ask again; `finetune plugins list` lists those there are",
+            args.name
+        );
+    }
+    show(&args.list, &catalog)
 }
 
 /// One JSON object on one line.
@@ -34,14 +71,31 @@ pub fn table(catalog: &Catalog) -> String {
     devices.sort_by_key(|(_, device)| device.rank);
     let mut lines: Vec<Vec<String>> = Vec::new();
     if !devices.is_empty() {
-        let heads = ["RANK", "BACK END", "VERSION", "KIND", "MEMORY", "TYPES", "DEVICE"];
+        let heads = ["RANK", "BACK END", "VERSION", "KIND", "MEMORY", "F32", "BF16", "DEVICE"];
         lines.push(heads.map(String::from).to_vec());
     }
     lines.extend(devices.into_iter().map(|(row, device)| cells(row, device)));
     let mut text = aligned(&lines);
+    for row in &catalog.plugins {
+        let name = row.name.as_deref().unwrap_or("-");
+        for device in &row.devices {
+            let note = device.note.iter().map(|note| format!("{name}:{} {note}\n", device.device.index));
+            text.extend(note.map(|note| printable(note.trim_end()) + "\n"));
+        }
+    }
     for row in catalog.plugins.iter().filter(|row| row.status != Status::Ready) {
         let name = row.name.as_deref().unwrap_or("-");
-        text += &format!("{}: {}: {}\n", word(row.status), printable(name), printable(&row.explanation()));
+        text += &format!("{}: {}: {}", word(row.status), printable(name), printable(&row.explanation()));
+        if let Some(when) = row.remembered {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let seconds = now.map_or(0, |now| now.as_secs().saturating_sub(when));
+            text += &format!(
+                " (found {}; `finetune plugins retry {}` asks again)",
+                ago(seconds),
+                printable(name)
+            );
+        }
+        text.push('\n');
     }
     text
 }
@@ -59,9 +113,31 @@ fn cells(row: &Row, found: &DeviceRow) -> Vec<String> {
         printable(row.version.as_deref().unwrap_or("-")),
         printable(&device.kind),
         memory,
-        printable(&device.dtypes.join(" ")),
+        speed(found, "f32"),
+        speed(found, "bf16"),
         printable(&device.name),
     ]
+}
+
+/// How fast a device is in an element type, or what else there is to say of it.
+fn speed(found: &DeviceRow, dtype: &str) -> String {
+    match found.measured.get(dtype) {
+        _ if !found.device.dtypes.iter().any(|has| has == dtype) => "no".into(),
+        None => "yes".into(),
+        Some(Measured::Failed { .. }) => "failed".into(),
+        Some(Measured::Speed(speed)) => format!("{} tok/s", format::rate(speed.tokens_per_s)),
+    }
+}
+
+/// When something was, for a person.
+fn ago(seconds: u64) -> String {
+    let of = |count: u64, unit: &str| format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" });
+    match seconds {
+        0..60 => "a moment ago".into(),
+        60..3600 => of(seconds / 60, "minute"),
+        3600..86400 => of(seconds / 3600, "hour"),
+        _ => of(seconds / 86400, "day"),
+    }
 }
 
 fn aligned(lines: &[Vec<String>]) -> String {
@@ -111,6 +187,7 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::{PROBE_TIMEOUT, Prober};
 
     /// A stranger's file must not be able to recolour the table or fake a row.
     #[test]
@@ -124,7 +201,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = format!("junk.{}", std::env::consts::DLL_EXTENSION);
         std::fs::write(folder.path().join(&file), "junk").expect("written");
-        let catalog = Catalog::build(&Folders::given(&[folder.path().into()])).expect("a catalog");
+        let prober = Prober::with("never started".into(), None, PROBE_TIMEOUT);
+        let catalog = Catalog::build(&Folders::given(&[folder.path().into()]), &prober).expect("a catalog");
         let line = short(&catalog.plugins[0]);
         assert!(line.starts_with(&format!("{file}, refused: ")), "{line}");
         assert!(!line.ends_with(": "), "a reason is given: {line}");

@@ -16,11 +16,39 @@ const MAX_PIECE: u64 = 64 << 20;
 /// All that is read of one file.
 const MAX_TOTAL: u64 = 512 << 20;
 
-/// The string behind the symbol, up to its NUL and without it. Errors are ends of sentences that begin with
-/// the file's name.
-pub(super) fn exported_string(file: File, symbol: &str, max_bytes: usize) -> Result<Vec<u8>, String> {
-    exported_string_for(Machine::native(), file, symbol, max_bytes)
+/// What is read of a library.
+#[derive(Debug)]
+pub(super) struct Contents {
+    /// The string behind the symbol, up to its NUL and without it.
+    pub text: Vec<u8>,
+    pub needs: Needs,
 }
+
+/// The libraries that one cannot do without, as it names them.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Needs {
+    pub names: Vec<String>,
+    /// Folders to search first: `DT_RPATH` or `LC_RPATH`.
+    pub rpath: Vec<String>,
+    /// `DT_RUNPATH`, which takes the other's place.
+    pub runpath: Option<Vec<String>>,
+}
+
+/// The string behind the symbol, and what the library needs. Errors are ends of sentences that begin with the
+/// file's name.
+pub(super) fn read(file: File, symbol: &str, max_bytes: usize) -> Result<Contents, String> {
+    read_for(Machine::native(), file, &|file, data| {
+        Ok(Contents { text: find_string(file, data, symbol, max_bytes)?, needs: needs(file)? })
+    })
+}
+
+/// What a library for this system needs.
+pub(super) fn read_needs(file: File) -> Result<Needs, String> {
+    read_for(Machine::native(), file, &|file, _| needs(file))
+}
+
+/// What is done with a library for this system.
+type Read<'r, T> = &'r dyn for<'a> Fn(&object::File<'a, Bounded<'a>>, Bounded<'a>) -> Result<T, String>;
 
 /// What a library was built for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,12 +57,7 @@ struct Machine {
     architecture: Architecture,
 }
 
-fn exported_string_for(
-    machine: Machine,
-    file: File,
-    symbol: &str,
-    max_bytes: usize,
-) -> Result<Vec<u8>, String> {
+fn read_for<T>(machine: Machine, file: File, read: Read<'_, T>) -> Result<T, String> {
     let length = file.metadata().map_err(|error| format!("cannot be read: {error}"))?.len();
     if length == 0 {
         return Err("is empty".into());
@@ -48,11 +71,11 @@ fn exported_string_for(
     match FileKind::parse(data) {
         Ok(FileKind::MachOFat32) => {
             let fat = MachOFatFile32::parse(data).map_err(damaged)?;
-            of_fat(machine, data, fat.arches(), symbol, max_bytes)
+            of_fat(machine, data, fat.arches(), read)
         }
         Ok(FileKind::MachOFat64) => {
             let fat = MachOFatFile64::parse(data).map_err(damaged)?;
-            of_fat(machine, data, fat.arches(), symbol, max_bytes)
+            of_fat(machine, data, fat.arches(), read)
         }
         Ok(
             FileKind::Elf32
@@ -61,18 +84,17 @@ fn exported_string_for(
             | FileKind::MachO64
             | FileKind::Pe32
             | FileKind::Pe64,
-        ) => of_thin(machine, data, symbol, max_bytes),
+        ) => of_thin(machine, data, read),
         _ => Err("is no dynamic library".into()),
     }
 }
 
-fn of_fat<'a, A: FatArch>(
+fn of_fat<A: FatArch, T>(
     machine: Machine,
-    data: Bounded<'a>,
+    data: Bounded<'_>,
     arches: &[A],
-    symbol: &str,
-    max_bytes: usize,
-) -> Result<Vec<u8>, String> {
+    read: Read<'_, T>,
+) -> Result<T, String> {
     if machine.format != BinaryFormat::MachO {
         return Err(machine.needs_system("macOS"));
     }
@@ -82,10 +104,10 @@ fn of_fat<'a, A: FatArch>(
     };
     let (start, length) = arch.file_range();
     let part = data.part(start, length).ok_or_else(cut)?;
-    of_thin(machine, part, symbol, max_bytes)
+    of_thin(machine, part, read)
 }
 
-fn of_thin(machine: Machine, data: Bounded<'_>, symbol: &str, max_bytes: usize) -> Result<Vec<u8>, String> {
+fn of_thin<T>(machine: Machine, data: Bounded<'_>, read: Read<'_, T>) -> Result<T, String> {
     let file = object::File::parse(data).map_err(damaged)?;
     if file.format() != machine.format {
         return Err(machine.needs_system(system_of(file.format())));
@@ -96,7 +118,62 @@ fn of_thin(machine: Machine, data: Bounded<'_>, symbol: &str, max_bytes: usize) 
     if file.kind() != ObjectKind::Dynamic {
         return Err("is no dynamic library, but another kind of object file".into());
     }
-    find_string(&file, data, symbol, max_bytes)
+    read(&file, data)
+}
+
+fn needs<'a>(file: &object::File<'a, Bounded<'a>>) -> Result<Needs, String> {
+    match file {
+        object::File::Elf32(file) => elf_needs(file),
+        object::File::Elf64(file) => elf_needs(file),
+        object::File::MachO32(file) => macho_needs(file),
+        object::File::MachO64(file) => macho_needs(file),
+        // Windows says what is missing when it loads.
+        _ => Ok(Needs::default()),
+    }
+}
+
+fn elf_needs<'a, E: object::read::elf::FileHeader>(
+    file: &object::read::elf::ElfFile<'a, E, Bounded<'a>>,
+) -> Result<Needs, String> {
+    use object::elf::{DT_NEEDED, DT_RPATH, DT_RUNPATH};
+    let mut needs = Needs::default();
+    let table = file.elf_dynamic_table().map_err(damaged)?;
+    for entry in table.iter().filter(|entry| [DT_NEEDED, DT_RPATH, DT_RUNPATH].contains(&entry.tag)) {
+        let text = String::from_utf8_lossy(table.string(entry).map_err(damaged)?).into_owned();
+        let folders = || text.split(':').filter(|folder| !folder.is_empty()).map(String::from);
+        match entry.tag {
+            DT_NEEDED => needs.names.push(text),
+            DT_RPATH => needs.rpath.extend(folders()),
+            _ => needs.runpath = Some(folders().collect()),
+        }
+    }
+    Ok(needs)
+}
+
+fn macho_needs<'a, M: object::read::macho::MachHeader>(
+    file: &object::read::macho::MachOFile<'a, M, Bounded<'a>>,
+) -> Result<Needs, String> {
+    use object::macho::{LC_LOAD_DYLIB, LC_REEXPORT_DYLIB};
+    use object::read::macho::LoadCommandVariant;
+    let mut needs = Needs::default();
+    let endian = file.endian();
+    let mut commands = file.macho_load_commands().map_err(damaged)?;
+    while let Some(command) = commands.next().map_err(damaged)? {
+        let text = |at| {
+            let text = command.string(endian, at).map_err(damaged)?;
+            Ok::<_, String>(String::from_utf8_lossy(text).into_owned())
+        };
+        match command.variant().map_err(damaged)? {
+            LoadCommandVariant::Dylib(dylib)
+                if [LC_LOAD_DYLIB, LC_REEXPORT_DYLIB].contains(&command.cmd()) =>
+            {
+                needs.names.push(text(dylib.dylib.name)?);
+            }
+            LoadCommandVariant::Rpath(rpath) => needs.rpath.push(text(rpath.path)?),
+            _ => {}
+        }
+    }
+    Ok(needs)
 }
 
 fn find_string<'a>(
@@ -261,7 +338,9 @@ mod tests {
     fn read(machine: Machine, name: &str) -> Result<String, String> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libraries");
         let file = File::open(folder.join(name)).unwrap();
-        let text = exported_string_for(machine, file, "finetune_plugin_manifest", 64 << 10)?;
+        let text = read_for(machine, file, &|file, data| {
+            find_string(file, data, "finetune_plugin_manifest", 64 << 10)
+        })?;
         Ok(String::from_utf8(text).unwrap())
     }
 

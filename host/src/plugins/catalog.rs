@@ -1,15 +1,19 @@
 //! All that was found, usable or not.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::cache::{self, Cache, Entry, Measured, Stamp};
 use super::device::Device;
 use super::discover::Folders;
 use super::error::PluginError;
 use super::manifest::{self, Manifest};
-use super::probe::{ProbeReport, ProbedDevice, probe};
-use super::rank;
+use super::probe::{ProbeReport, ProbedDevice};
+use super::prober::Prober;
+use super::rank::{self, Job};
+use super::{needs, trust};
 
 /// One row for every candidate file, in the order in which they were found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,8 +43,14 @@ pub struct Row {
     pub reason: Option<String>,
     /// Its devices, if it is ready.
     pub devices: Vec<DeviceRow>,
+    /// When it was refused, in seconds since 1970, if that was not now.
+    #[serde(skip)]
+    pub remembered: Option<u64>,
     #[serde(skip)]
     manifest: Option<Manifest>,
+    /// Of the contents that were asked.
+    #[serde(skip)]
+    sha256: String,
 }
 
 /// Whether a plugin can be used.
@@ -65,6 +75,12 @@ pub struct DeviceRow {
     pub score: Option<f64>,
     /// Its place among all devices, from 1.
     pub rank: usize,
+    /// Why it ranks where it does, if that needs a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// What was measured, by element type.
+    #[serde(skip)]
+    pub measured: BTreeMap<String, Measured>,
 }
 
 /// A device that was chosen.
@@ -76,18 +92,76 @@ pub struct Choice {
     pub manifest: Manifest,
     /// The device.
     pub device: ProbedDevice,
+    sha256: String,
 }
 
 impl Catalog {
-    /// Looks at every candidate. A bad one costs a row, never the call.
+    /// Looks at every candidate; those that are not known yet are asked, several at once. A bad one costs a row,
+    /// never the call.
     ///
     /// # Errors
     /// A folder that someone named cannot be read.
-    pub fn build(folders: &Folders) -> Result<Catalog, PluginError> {
-        let mut plugins: Vec<Row> = folders.candidates()?.into_iter().map(examine).collect();
+    pub fn build(folders: &Folders, prober: &Prober) -> Result<Catalog, PluginError> {
+        let mut cache = Cache::read(prober.cache.as_deref());
+        let surroundings = cache::surroundings(&prober.program);
+        let mut plugins = Vec::new();
+        for (row, entry) in examine_all(folders.candidates()?, prober, &cache, &surroundings) {
+            cache.set(&row.path, entry);
+            plugins.push(row);
+        }
+        cache.write();
         refuse_duplicates(&mut plugins);
-        rank_devices(&mut plugins);
+        rank_devices(&mut plugins, &Job::any());
         Ok(Catalog { plugins, folders: folders.paths().map(Path::to_path_buf).collect() })
+    }
+
+    /// Whether there is more than one device to choose from, of which `backend` names none.
+    pub fn needs_ranking(&self, backend: &str) -> bool {
+        self.of_backend(backend).map(|row| row.devices.len()).sum::<usize>() > 1
+    }
+
+    /// The rows that a back end's name may mean; none where it names a device.
+    fn of_backend(&self, backend: &str) -> impl Iterator<Item = &Row> {
+        self.plugins.iter().filter(move |row| {
+            row.status == Status::Ready && (backend == "auto" || row.name.as_deref() == Some(backend))
+        })
+    }
+
+    /// Ranks the devices for a job, by the speeds that were measured.
+    pub fn rank_for(&mut self, job: &Job) {
+        rank_devices(&mut self.plugins, job);
+    }
+
+    /// Measures every device that `backend` may mean and that has not been, at each of these element types that it
+    /// has, in a child and one at a time; keeps the speeds, and failures that may last. `tell` hears of each before it
+    /// begins.
+    pub fn measure(&mut self, prober: &Prober, backend: &str, dtypes: &[&str], mut tell: impl FnMut(&str)) {
+        let meant: Vec<PathBuf> = self.of_backend(backend).map(|row| row.path.clone()).collect();
+        let mut cache = Cache::read(prober.cache.as_deref());
+        for row in self.plugins.iter_mut().filter(|row| meant.contains(&row.path)) {
+            let Some(manifest) = row.manifest.clone() else { continue };
+            for device in &mut row.devices {
+                for dtype in
+                    dtypes.iter().filter(|dtype| device.device.dtypes.iter().any(|has| has == *dtype))
+                {
+                    if device.measured.contains_key(*dtype) {
+                        continue;
+                    }
+                    let index = device.device.index;
+                    tell(&format!("{}:{index} in {dtype}", manifest.name));
+                    let (measured, lasting) = match prober.measure(&row.path, &manifest, index, dtype) {
+                        Ok(speed) => (Measured::Speed(speed), true),
+                        Err(failure) => (Measured::Failed { failed: failure.reason }, failure.lasting),
+                    };
+                    tracing::info!("{}:{index} in {dtype}: {measured:?}", manifest.name);
+                    device.measured.insert((*dtype).to_string(), measured.clone());
+                    if lasting {
+                        cache.add_measured(&row.path, cache::measurement_key(index, dtype), measured);
+                    }
+                }
+            }
+        }
+        cache.write();
     }
 
     /// Picks a device: `auto` is the one that ranks first, `NAME` the best of that back end, `NAME:DEVICE` the
@@ -127,7 +201,26 @@ impl Catalog {
             }
         };
         let Some(manifest) = row.manifest else { return Err(self.not_usable(name)) };
-        Ok(Choice { path: row.path, manifest, device: device.device })
+        Ok(Choice { path: row.path, manifest, device: device.device, sha256: row.sha256 })
+    }
+
+    /// All devices that `backend` may mean, by rank: what to use, and what to turn to if it fails.
+    ///
+    /// # Errors
+    /// As [`Catalog::choose`].
+    pub fn choices(&self, backend: &str) -> Result<Vec<Choice>, PluginError> {
+        let first = self.choose(backend)?;
+        let rows =
+            self.of_backend(backend).flat_map(|row| row.devices.iter().map(move |device| (row, device)));
+        let mut rows: Vec<(&Row, &DeviceRow)> = rows.collect();
+        rows.sort_by_key(|(_, device)| device.rank);
+        let choice = |(row, device): (&Row, &DeviceRow)| {
+            let (path, sha256) = (row.path.clone(), row.sha256.clone());
+            Some(Choice { path, manifest: row.manifest.clone()?, device: device.device.clone(), sha256 })
+        };
+        let others: Vec<Choice> =
+            rows.into_iter().filter_map(choice).filter(|choice| *choice != first).collect();
+        Ok(std::iter::once(first).chain(others).collect())
     }
 
     /// Says why there is nothing to list or to choose, and where plugins belong.
@@ -181,7 +274,9 @@ impl Row {
             status: Status::Refused,
             reason: None,
             devices: Vec::new(),
+            remembered: None,
             manifest: None,
+            sha256: String::new(),
         }
     }
 
@@ -196,43 +291,150 @@ impl Row {
     }
 }
 
+impl Row {
+    fn know(&mut self, manifest: &Manifest, sha256: &str) {
+        self.name = Some(manifest.name.clone());
+        self.version = Some(manifest.version.clone());
+        self.api = Some(manifest.api.clone());
+        self.manifest = Some(manifest.clone());
+        self.sha256 = sha256.into();
+    }
+
+    fn take(&mut self, report: &ProbeReport) {
+        match report {
+            ProbeReport::Ready { devices } => {
+                self.status = Status::Ready;
+                self.devices = devices.iter().cloned().map(DeviceRow::of).collect();
+            }
+            ProbeReport::Unavailable { reason } => {
+                self.status = Status::Unavailable;
+                self.reason = Some(reason.clone());
+            }
+            ProbeReport::Refused { reason } => self.reason = Some(reason.clone()),
+        }
+    }
+}
+
+impl DeviceRow {
+    pub(super) fn of(device: ProbedDevice) -> DeviceRow {
+        DeviceRow { device, score: None, rank: 0, note: None, measured: Default::default() }
+    }
+
+    /// What was measured before.
+    fn recall(&mut self, entry: &Entry) {
+        for dtype in &self.device.dtypes {
+            let measured = entry.measured.get(&cache::measurement_key(self.device.index, dtype));
+            self.measured.extend(measured.map(|measured| (dtype.clone(), measured.clone())));
+        }
+    }
+}
+
 impl Choice {
     /// Opens the device. `options` go to the plugin as they are.
     ///
     /// # Errors
-    /// The library cannot be loaded any more, or the plugin cannot open the device.
+    /// The library is no longer the one that was asked, it cannot be loaded any more, or the plugin cannot open the
+    /// device.
     pub fn open(&self, options: &serde_json::Map<String, serde_json::Value>) -> Result<Device, PluginError> {
+        let refused = |reason| PluginError::Refused { path: self.path.clone(), reason };
+        let (file, metadata) = trust::open(&self.path).map_err(refused)?;
+        trust::check(&self.path, &metadata).map_err(refused)?;
+        let hash = cache::sha256(file).map_err(|error| refused(format!("cannot be read: {error}")))?;
+        if hash != self.sha256 {
+            return Err(refused("has changed since it was asked for its devices: start again".into()));
+        }
         Device::open(&self.path, &self.manifest, self.device.index, options)
     }
 }
 
-fn examine(path: PathBuf) -> Row {
-    let mut row = Row::of(path);
-    let manifest = match manifest::read(&row.path) {
-        Ok(manifest) => manifest,
-        Err(reason) => return Row { reason: Some(reason), ..row },
+/// Rows in the order of the files, each with what is to be kept of it.
+fn examine_all(
+    paths: Vec<PathBuf>,
+    prober: &Prober,
+    cache: &Cache,
+    surroundings: &str,
+) -> Vec<(Row, Option<Entry>)> {
+    // Asking is mostly waiting, for a driver or a deadline.
+    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 16));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(path) = paths.get(index) else { return done };
+            done.push((index, examine(path, prober, cache, surroundings)));
+        }
     };
-    row.name = Some(manifest.name.clone());
-    row.version = Some(manifest.version.clone());
-    row.api = Some(manifest.api.clone());
-    row.manifest = Some(manifest.clone());
-    if let Err(reason) = manifest::check_api(&manifest.api) {
-        return Row { reason: Some(reason), ..row };
-    }
-    match probe(&row.path, &manifest) {
-        ProbeReport::Ready { devices } => {
-            row.status = Status::Ready;
-            row.devices =
-                devices.into_iter().map(|device| DeviceRow { device, score: None, rank: 0 }).collect();
-        }
-        ProbeReport::Unavailable { reason } => {
-            row.status = Status::Unavailable;
+    let mut rows = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads.min(paths.len())).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("does not panic")).collect::<Vec<_>>()
+    });
+    rows.sort_by_key(|(index, _)| *index);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn examine(path: &Path, prober: &Prober, cache: &Cache, surroundings: &str) -> (Row, Option<Entry>) {
+    let mut row = Row::of(path.to_path_buf());
+    let entry = match look(&mut row, prober, cache, surroundings) {
+        Ok(entry) => entry,
+        Err(reason) => {
             row.reason = Some(reason);
+            None
         }
-        ProbeReport::Refused { reason } => row.reason = Some(reason),
+    };
+    match row.status {
+        Status::Ready => tracing::info!("{}", row.explanation()),
+        _ => tracing::info!("not used: {}", row.explanation()),
     }
-    tracing::debug!("{}", row.explanation());
-    row
+    (row, entry)
+}
+
+/// Fills the row in. What a file says at a glance is never remembered; an answer of its code is.
+fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Result<Option<Entry>, String> {
+    let path = row.path.clone();
+    let metadata = trust::look(&path)?;
+    if metadata.is_file() {
+        trust::check(&path, &metadata)?;
+    }
+    // One that was too slow is asked again where it is given longer.
+    let known = cache.find(&path, &metadata, surroundings);
+    let known = known.filter(|entry| entry.waited.is_none_or(|waited| waited >= prober.timeout));
+    if let Some(entry) = known {
+        row.know(&entry.manifest, &entry.sha256);
+        row.take(&entry.report);
+        row.remembered = (row.status == Status::Refused).then_some(entry.when);
+        for device in &mut row.devices {
+            device.recall(&entry);
+        }
+        return Ok(Some(entry));
+    }
+    let (file, metadata) = trust::open(&path)?;
+    trust::check(&path, &metadata)?;
+    let again = file.try_clone().map_err(|error| format!("cannot be read: {error}"))?;
+    let (manifest, needed) = manifest::read_from(file)?;
+    row.know(&manifest, "");
+    manifest::check_api(&manifest.api)?;
+    let needs = needs::resolve(&path, needed)?;
+    row.sha256 = hash(again).map_err(|error| format!("cannot be read: {error}"))?;
+    let asked = prober.probe(&path, &manifest);
+    row.take(&asked.report);
+    Ok(asked.lasting.then(|| Entry {
+        stamp: Stamp::of(&metadata),
+        sha256: row.sha256.clone(),
+        surroundings: surroundings.into(),
+        when: cache::now(),
+        manifest,
+        report: asked.report,
+        waited: asked.waited,
+        needs,
+        measured: Default::default(),
+    }))
+}
+
+/// From the beginning, wherever the file was read last.
+fn hash(mut file: std::fs::File) -> std::io::Result<String> {
+    std::io::Seek::rewind(&mut file)?;
+    cache::sha256(file)
 }
 
 /// Of several plugins of one name that work, the first one found is used.
@@ -253,18 +455,28 @@ fn refuse_duplicates(rows: &mut [Row]) {
     }
 }
 
-fn rank_devices(rows: &mut [Row]) {
+fn rank_devices(rows: &mut [Row], job: &Job) {
     let mut order: Vec<(usize, usize)> = Vec::new();
     for (row, plugin) in rows.iter().enumerate() {
         order.extend((0..plugin.devices.len()).map(|device| (row, device)));
     }
+    let device = |rows: &[Row], (row, device): (usize, usize)| rows[row].devices[device].clone();
     let candidate = |&(row, device): &(usize, usize)| rank::Candidate {
         plugin: rows[row].name.as_deref().unwrap_or_default(),
-        device: &rows[row].devices[device].device,
+        row: &rows[row].devices[device],
     };
-    order.sort_by(|a, b| rank::compare(&candidate(a), &candidate(b)));
-    for (rank, (row, device)) in order.into_iter().enumerate() {
-        rows[row].devices[device].rank = rank + 1;
+    order.sort_by(|a, b| rank::compare(job, &candidate(a), &candidate(b)));
+    for (rank, &at) in order.iter().enumerate() {
+        let this = device(rows, at);
+        let before = rank.checked_sub(1).map(|before| order[before]);
+        let tie = before.filter(|&before| rank::is_tie(job, &device(rows, before), &this)).map(|before| {
+            let (name, index) = (rows[before.0].name.as_deref(), device(rows, before).device.index);
+            format!("is about as fast as {}:{index}", name.unwrap_or_default())
+        });
+        let row = &mut rows[at.0].devices[at.1];
+        row.rank = rank + 1;
+        row.score = job.speed(&this);
+        row.note = job.note(&this).or(tie);
     }
 }
 

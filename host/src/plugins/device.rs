@@ -16,6 +16,9 @@ use super::error::{DeviceError, PluginError};
 use super::load::load;
 use super::manifest::Manifest;
 
+/// Characters of a plugin's message that are passed on.
+const LONGEST_MESSAGE: usize = 4000;
+
 /// Bytes that a plugin may hold and read for as long as it likes, such as a mapped file. `as_ref` gives the
 /// same bytes at every call.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -52,12 +55,15 @@ impl Device {
         index: u32,
         options: &Map<String, Value>,
     ) -> Result<Device, PluginError> {
+        tracing::info!("{}:{index} is used; loading {}", manifest.name, path.display());
         let module = load(path, manifest)
             .map_err(|reason| PluginError::Refused { path: path.to_path_buf(), reason })?;
         let options = Value::Object(options.clone()).to_string();
         let object = module.open()(index, RStr::from_str(&options));
         let object = object.into_result().map_err(|error| device_error(&manifest.name, error))?;
-        Ok(Device::from_object(&manifest.name, object))
+        let device = Device::from_object(&manifest.name, object);
+        tracing::debug!("{}:{index} is open: {:?}", manifest.name, device.properties());
+        Ok(device)
     }
 
     /// Wraps a device object, whoever made it.
@@ -285,7 +291,17 @@ fn device_error(plugin: &str, error: AbiError) -> DeviceError {
     DeviceError {
         plugin: plugin.into(),
         kind: ErrorKind::from_code(error.kind),
-        message: error.message.into(),
+        message: plain(error.message.as_str()),
         state_untouched: error.state_untouched,
     }
+}
+
+/// A plugin's words, for a terminal and a file: not long, and nothing that a terminal would obey.
+fn plain(message: &str) -> String {
+    let plain = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+    let mut text: String = message.chars().take(LONGEST_MESSAGE).map(plain).collect();
+    if message.chars().nth(LONGEST_MESSAGE).is_some() {
+        text.push_str("...");
+    }
+    text
 }

@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::PluginError;
+use super::{PluginError, trust};
 
 /// Names a list of folders, separated as in `PATH`.
 pub const PATH_VARIABLE: &str = "FINETUNE_PLUGIN_PATH";
@@ -18,7 +18,8 @@ pub struct Folders {
 
 impl Folders {
     /// The folders that the user gives, in place of the others; if none, the default ones: `plugins` beside the
-    /// program, the user's data folder, those of [`PATH_VARIABLE`]. Never the working directory.
+    /// program, the user's data folder, those of [`PATH_VARIABLE`]. Never the working directory. Where the program runs with more rights than
+    /// whoever started it, the environment is not asked.
     pub fn new(given: &[PathBuf]) -> Result<Folders, PluginError> {
         if !given.is_empty() {
             return Ok(Folders::given(given));
@@ -28,8 +29,8 @@ impl Folders {
         if let Ok(program) = env::current_exe().and_then(|program| program.canonicalize()) {
             folders.extend(program.parent().map(|folder| (folder.join("plugins"), false)));
         }
-        folders.extend(data_folder(|name| env::var_os(name)).map(|folder| (folder, false)));
-        let path = env::var_os(PATH_VARIABLE).unwrap_or_default();
+        folders.extend(data_folder(trust::variable).map(|folder| (folder, false)));
+        let path = trust::variable(PATH_VARIABLE).unwrap_or_default();
         for folder in env::split_paths(&path).filter(|folder| !folder.as_os_str().is_empty()) {
             if folder.is_relative() {
                 return Err(PluginError::RelativeFolder(folder));

@@ -7,7 +7,8 @@ use finetune_plugin_api::abi::{API_VERSION, manifest};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use super::binary::exported_string;
+use super::binary::{self, Needs};
+use super::trust;
 
 /// The plugin's own words. See [`finetune_plugin_api::abi::manifest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,34 +27,20 @@ pub struct Manifest {
     pub description: String,
 }
 
-/// Reads the manifest of a file.
+/// Reads the manifest of a file, whoever may write it.
 ///
 /// # Errors
 /// The end of a sentence that begins with the file's name: it is no library, not one for this system, no
 /// plugin, or its manifest is broken.
 pub fn read(path: &Path) -> Result<Manifest, String> {
-    let file = open_regular(path)?;
-    let text = exported_string(file, manifest::SYMBOL, manifest::MAX_BYTES)?;
-    parse(&text)
+    let (file, _) = trust::open(path)?;
+    Ok(read_from(file)?.0)
 }
 
-/// Opens what is a regular file; a fifo would keep the caller waiting, a device could do anything.
-fn open_regular(path: &Path) -> Result<File, String> {
-    let metadata = match path.metadata() {
-        Ok(metadata) => metadata,
-        Err(_) if path.is_symlink() => {
-            let to = path.read_link().map(|to| to.display().to_string()).unwrap_or_default();
-            return Err(format!("is a link that leads nowhere: {to} does not exist or cannot be reached"));
-        }
-        Err(error) => return Err(format!("cannot be read: {error}")),
-    };
-    if metadata.is_dir() {
-        return Err("is a folder, not a library".into());
-    }
-    if !metadata.is_file() {
-        return Err("is a special file (a pipe, socket or device), not a library".into());
-    }
-    File::open(path).map_err(|error| format!("cannot be read: {error}"))
+/// The manifest, and what the library needs.
+pub(super) fn read_from(file: File) -> Result<(Manifest, Needs), String> {
+    let contents = binary::read(file, manifest::SYMBOL, manifest::MAX_BYTES)?;
+    Ok((parse(&contents.text)?, contents.needs))
 }
 
 fn parse(text: &[u8]) -> Result<Manifest, String> {

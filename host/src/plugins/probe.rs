@@ -29,6 +29,16 @@ pub enum ProbeReport {
     },
 }
 
+impl ProbeReport {
+    /// The report as it can be relied on, wherever it comes from.
+    pub(super) fn checked(self) -> ProbeReport {
+        match self {
+            ProbeReport::Ready { devices } => report(devices),
+            other => other,
+        }
+    }
+}
+
 /// A device as its plugin describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbedDevice {

@@ -2,53 +2,184 @@
 
 use std::cmp::{Ordering, Reverse};
 
-use super::probe::ProbedDevice;
+use super::cache::Measured;
+use super::catalog::DeviceRow;
+
+/// Speeds that differ by less than this part are a tie: measuring again could turn them around.
+const TIE: f64 = 0.05;
+
+/// What a device is wanted for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// The element type that frozen weights and activations are held in; none takes each device's own choice.
+    pub dtype: Option<String>,
+    /// Bytes that it needs at the very least; 0 where nothing is known.
+    pub bytes: u64,
+}
+
+impl Job {
+    /// Nothing in particular.
+    pub fn any() -> Job {
+        Job { dtype: None, bytes: 0 }
+    }
+
+    /// The element type in which that device would do it.
+    pub fn dtype_on(&self, row: &DeviceRow) -> String {
+        let has_bf16 = row.device.dtypes.iter().any(|dtype| dtype == "bf16");
+        match &self.dtype {
+            Some(dtype) => dtype.clone(),
+            None if has_bf16 && row.device.kind == "gpu" => "bf16".into(),
+            None => "f32".into(),
+        }
+    }
+
+    /// Whether the device has the memory, as far as it says what it has.
+    fn fits(&self, row: &DeviceRow) -> bool {
+        row.device.memory_total == 0 || self.bytes <= row.device.memory_total
+    }
+
+    fn has_dtype(&self, row: &DeviceRow) -> bool {
+        row.device.dtypes.iter().any(|dtype| *dtype == self.dtype_on(row))
+    }
+
+    /// The measured speed in tokens a second.
+    pub fn speed(&self, row: &DeviceRow) -> Option<f64> {
+        match row.measured.get(&self.dtype_on(row)) {
+            Some(Measured::Speed(speed)) => Some(speed.tokens_per_s),
+            _ => None,
+        }
+    }
+
+    /// What of the device needs a word, as an end of a sentence.
+    pub(super) fn note(&self, row: &DeviceRow) -> Option<String> {
+        let dtype = self.dtype_on(row);
+        if !self.has_dtype(row) {
+            return Some(format!("has no {dtype}"));
+        }
+        if !self.fits(row) {
+            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+            let (needed, has) = (gib(self.bytes), gib(row.device.memory_total));
+            return Some(format!("has {has:.1} GiB of memory; {needed:.1} GiB are needed at least"));
+        }
+        match row.measured.get(&dtype) {
+            Some(Measured::Failed { failed }) => Some(format!("could not be measured in {dtype}: {failed}")),
+            _ => None,
+        }
+    }
+}
 
 /// A device and the name of its plugin, to be compared with others.
 pub(super) struct Candidate<'a> {
     pub plugin: &'a str,
-    pub device: &'a ProbedDevice,
+    pub row: &'a DeviceRow,
 }
 
-/// The order as declared, nothing being measured: what is not the processor first, then the larger memory, then
-/// the plugin that bears the kind's name, being made for it alone, then by name and number, so that the order never
-/// depends on the order of finding.
-pub(super) fn compare(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
+/// What can do the job comes before what cannot, what was measured before what failed, the faster before the slower.
+/// Where that is a tie: what is not the processor first, then the larger memory, then the plugin that bears
+/// the kind's name, being made for it alone, then by name and number, so that the order never depends on the order of
+/// finding.
+pub(super) fn compare(job: &Job, a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
     let key = |candidate: &Candidate<'_>| {
-        let (device, plugin) = (candidate.device, candidate.plugin);
-        (device.kind == "cpu", Reverse(device.memory_total), plugin != device.kind)
+        let (row, device) = (candidate.row, &candidate.row.device);
+        let failed = matches!(row.measured.get(&job.dtype_on(row)), Some(Measured::Failed { .. }));
+        let measured = (failed, Reverse(job.speed(row).map(speed_class)));
+        let declared = (device.kind == "cpu", Reverse(device.memory_total), candidate.plugin != device.kind);
+        (!job.has_dtype(row), !job.fits(row), measured, declared)
     };
-    let by_name = || (a.plugin, a.device.index).cmp(&(b.plugin, b.device.index));
+    let by_name = || (a.plugin, a.row.device.index).cmp(&(b.plugin, b.row.device.index));
     key(a).cmp(&key(b)).then_with(by_name)
+}
+
+/// Classes rather than a tolerance: "about as fast as" is no order.
+fn speed_class(tokens_per_s: f64) -> i64 {
+    (tokens_per_s.max(f64::MIN_POSITIVE).ln() / (1.0 + TIE).ln()).round() as i64
+}
+
+/// Whether the speeds alone do not say which of the two comes first.
+pub(super) fn is_tie(job: &Job, a: &DeviceRow, b: &DeviceRow) -> bool {
+    match (job.speed(a), job.speed(b)) {
+        (Some(a), Some(b)) => speed_class(a) == speed_class(b),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::cache::Speed;
+    use super::super::probe::ProbedDevice;
     use super::*;
 
-    #[test]
-    fn accelerators_come_before_the_processor_then_memory_then_the_kinds_own_then_name() {
-        let device = |kind: &str, memory_total, index| ProbedDevice {
+    fn device(kind: &str, memory_total: u64, index: u32) -> DeviceRow {
+        DeviceRow::of(ProbedDevice {
             index,
             name: String::new(),
             kind: kind.into(),
             memory_total,
             memory_available: 0,
             unified: false,
-            dtypes: vec![],
+            dtypes: vec!["f32".into()],
+        })
+    }
+
+    fn measured(mut row: DeviceRow, dtype: &str, speed: Option<f64>) -> DeviceRow {
+        let measured = match speed {
+            Some(tokens_per_s) => Measured::Speed(Speed { tokens_per_s, native_ops: 1, decomposed_ops: 0 }),
+            None => Measured::Failed { failed: "did not answer".into() },
         };
-        let small_gpu = device("gpu", 8, 1);
-        let large_gpu = device("gpu", 80, 0);
-        let cpu = device("cpu", 512, 0);
-        let mut order = [
-            Candidate { plugin: "b", device: &cpu },
-            Candidate { plugin: "c", device: &small_gpu },
-            Candidate { plugin: "a", device: &cpu },
-            Candidate { plugin: "cpu", device: &cpu },
-            Candidate { plugin: "c", device: &large_gpu },
+        row.measured.insert(dtype.into(), measured);
+        row
+    }
+
+    fn order(job: &Job, rows: &[DeviceRow]) -> Vec<u32> {
+        let mut order: Vec<_> = rows.iter().map(|row| Candidate { plugin: "p", row }).collect();
+        order.sort_by(|a, b| compare(job, a, b));
+        order.iter().map(|candidate| candidate.row.device.index).collect()
+    }
+
+    #[test]
+    fn unmeasured_accelerators_come_before_the_processor_then_memory_then_number() {
+        let rows = [device("cpu", 512, 3), device("gpu", 8, 1), device("cpu", 512, 2), device("gpu", 80, 0)];
+        assert_eq!(order(&Job::any(), &rows), [0, 1, 2, 3]);
+    }
+
+    /// A library that can do many things is also on the processor; what was made for it is the better guess.
+    #[test]
+    fn the_kinds_own_plugin_comes_before_others_of_the_kind() {
+        let row = device("cpu", 512, 0);
+        let mut plugins = ["a-cpu", "cpu", "b"].map(|plugin| Candidate { plugin, row: &row });
+        plugins.sort_by(|a, b| compare(&Job::any(), a, b));
+        assert_eq!(plugins.map(|candidate| candidate.plugin), ["cpu", "a-cpu", "b"]);
+    }
+
+    /// A processor that is faster than a small accelerator is the better choice, whatever they are called.
+    #[test]
+    fn the_faster_comes_first_a_failure_last_and_a_tie_is_none_of_speed() {
+        let rows = [
+            measured(device("gpu", 8, 0), "f32", None),
+            measured(device("gpu", 8, 1), "f32", Some(100.0)),
+            measured(device("cpu", 8, 2), "f32", Some(900.0)),
+            measured(device("cpu", 8, 3), "f32", Some(100.1)),
         ];
-        order.sort_by(compare);
-        let order: Vec<_> = order.iter().map(|c| (c.plugin, c.device.memory_total)).collect();
-        assert_eq!(order, [("c", 80), ("c", 8), ("cpu", 512), ("a", 512), ("b", 512)]);
+        let job = Job::any();
+        assert_eq!(order(&job, &rows), [2, 1, 3, 0]);
+        assert!(is_tie(&job, &rows[1], &rows[3]) && !is_tie(&job, &rows[1], &rows[2]));
+        assert!(job.note(&rows[0]).unwrap().contains("could not be measured in f32: did not answer"));
+    }
+
+    #[test]
+    fn what_cannot_do_the_job_comes_after_what_can_however_fast_it_is() {
+        let mut both = measured(device("gpu", 100, 1), "f32", Some(10.0));
+        both.device.dtypes.push("bf16".into());
+        let rows = [
+            measured(device("gpu", 50, 0), "f32", Some(1e6)),
+            measured(both, "bf16", Some(20.0)),
+            device("cpu", 100, 2),
+        ];
+        let job = |dtype: &str, bytes| Job { dtype: Some(dtype.into()), bytes };
+        assert_eq!(order(&job("f32", 10), &rows), [0, 1, 2]);
+        assert_eq!(order(&job("f32", 60), &rows), [1, 2, 0]);
+        assert_eq!(order(&job("bf16", 10), &rows), [1, 0, 2]);
+        assert_eq!(job("bf16", 10).note(&rows[0]).unwrap(), "has no bf16");
+        assert!(job("f32", 60 << 30).note(&rows[0]).unwrap().contains("60.0 GiB are needed"));
     }
 }

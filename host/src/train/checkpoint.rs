@@ -90,6 +90,7 @@ pub fn save(session: &Session, path: &Path, mut state: State) -> Result<(), Trai
         .map_err(|error| TrainError::folder(path.join(STATE), format!("cannot be written: {error}")))?;
     fs::write(folder.path().join(STATE), json).map_err(TrainError::io("write", path.join(STATE)))?;
     folder.commit()?;
+    tracing::info!("step {}: the checkpoint {} is written and synced", state.step, path.display());
     Ok(())
 }
 

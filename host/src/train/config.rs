@@ -169,7 +169,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<PrecisionChoice>,
     /// Back end: auto, NAME or NAME:DEVICE [default: auto]
-    #[arg(long, value_name = "NAME", help_heading = heading::RUNNING)]
+    #[arg(long, value_name = "NAME", env = "FINETUNE_BACKEND", hide_env_values = true, help_heading = heading::RUNNING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
     /// Folder of plugins, in place of the default ones; may be repeated

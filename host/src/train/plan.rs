@@ -58,6 +58,10 @@ pub(super) fn planned_peak(
     if let (Some(program), Some(length)) = (evaluate, last(&lengths.held_out)) {
         session.keep(Purpose::Evaluate { rows, length }, program);
     }
+    tracing::info!(
+        "planned for {rows} rows of at most {longest} positions: {tensors} bytes of tensors, an arena of {arena}, \
+         {workspace} of workspace, {own} of inputs and outputs"
+    );
     // The workspace is whatever the plugin says.
     Ok((tensors + arena + own).saturating_add(workspace) as u64)
 }

@@ -1,7 +1,9 @@
 //! A model on a device: its tensors as buffers, and the programs that run over them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use finetune_plugin_api::program::{Arg, DType, Program, Role, TensorType};
 
@@ -106,6 +108,20 @@ pub enum Purpose {
         /// Positions that the smaller one has room for.
         from: usize,
     },
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Purpose::Accumulate { length, rows } => write!(f, "accumulate {rows} rows of {length} positions"),
+            Purpose::Evaluate { length, rows } => write!(f, "evaluate {rows} rows of {length} positions"),
+            Purpose::Apply => f.write_str("apply a step"),
+            Purpose::Extend { length, capacity } => {
+                write!(f, "append {length} positions to a cache of {capacity}")
+            }
+            Purpose::Grow { from } => write!(f, "copy a cache of {from} positions to a larger one"),
+        }
+    }
 }
 
 struct Entry {
@@ -310,7 +326,15 @@ impl Session {
     /// Compiles a program for the device and keeps it.
     pub fn compile(&mut self, purpose: Purpose, program: &Program) -> Result<(), TrainError> {
         let device = &self.backend.device;
+        let begun = Instant::now();
         let compiled = device.compile(program)?;
+        tracing::info!(
+            "{} compiled the program to {purpose} in {:.3} s: {} ops, {} bytes of workspace",
+            self.backend.name,
+            begun.elapsed().as_secs_f64(),
+            program.nodes().len(),
+            compiled.details().get("workspace_bytes").map_or("unknown".into(), ToString::to_string)
+        );
         let mut inputs = BTreeMap::new();
         for arg in program.args().iter().filter(|arg| arg.role == Role::Input) {
             inputs.insert(arg.name.clone(), device.allocate(program.ty(arg.value))?);
@@ -327,7 +351,8 @@ impl Session {
         if self.programs.len() >= KEPT_PROGRAMS
             && let Some(oldest) = (0..self.programs.len()).min_by_key(|&i| self.programs[i].used)
         {
-            self.programs.swap_remove(oldest);
+            let entry = self.programs.swap_remove(oldest);
+            tracing::info!("the program to {} is let go to make room", entry.purpose);
         }
         let args = program.args().to_vec();
         self.programs.push(Entry { purpose, compiled, args, inputs, outputs, turn: 0, used: self.clock });

@@ -56,7 +56,7 @@ fn folders_that_are_no_model() {
         (&[config, ("consolidated.00.pth", b"x")], &["consolidated.00.pth", "pickle"]),
         (&[config, ("model.pt", b"x")], &["model.pt", "pickle"]),
         (&[config, ("training_args.bin", b"x")], &["no weights"]),
-        (&[config, ("m.gguf", b"GGUF")], &["m.gguf", "GGUF", "not supported yet"]),
+        (&[config, ("m.gguf", b"GGUF")], &["m.gguf", "GGUF", "give the file itself"]),
         (&[config, ("model.safetensors.index.json", index)], &["model-1.safetensors", "no such file"]),
         (&[config, ("model.safetensors", b"")], &["model.safetensors is empty"]),
         (

@@ -1,14 +1,17 @@
 //! Programs as closures.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use finetune_plugin_api::export::Error;
-use finetune_plugin_api::plan;
-use finetune_plugin_api::program::{Op, Program, ValueId};
+use finetune_plugin_api::plan::{self, peak};
+use finetune_plugin_api::program::{Node, Program, ValueId};
 
+use crate::facts::{Facts, Spans, is_attention};
 use crate::mlx::{Array, Closure, Mlx};
 use crate::ops::{self, Step};
+use crate::sums::{Sum, Sums};
 
 /// A program, ready to run.
 pub struct Compiled {
@@ -18,52 +21,39 @@ pub struct Compiled {
     needed: Rc<Vec<bool>>,
     /// Arguments that the program updates, in the order of the closure's results behind the outputs.
     updated: Vec<usize>,
-    /// Arguments that attention reads as `start` and `valid`, and the number of keys.
-    spans: Vec<(usize, usize, usize)>,
+    spans: Spans,
+    sums: Rc<Sums>,
+    /// Bytes that a run needs besides its arguments.
+    room: usize,
     /// The closure's results in the order in which the program computes them, in parts.
     groups: Vec<Vec<usize>>,
     compile: bool,
     variants: HashMap<Facts, Closure>,
 }
 
-/// What is known of a run's arguments before it: a closure may be made for it.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub struct Facts {
-    /// For each attention's start and valid (as values of the program): all rows begin at 0 and are full.
-    full: bool,
-}
-
-impl Facts {
-    /// Looks at the numbers that the host wrote into arguments.
-    pub fn of(compiled: &Compiled, known: &[Option<&[u32]>]) -> Facts {
-        let is = |argument: usize, value: usize| {
-            known[argument].is_some_and(|numbers| numbers.iter().all(|&number| number as usize == value))
-        };
-        let spans = &compiled.spans;
-        let full = spans.iter().all(|&(start, valid, keys)| is(start, 0) && is(valid, keys));
-        Facts { full: full && !spans.is_empty() }
-    }
-}
-
 impl Compiled {
     pub fn new(mlx: Rc<Mlx>, program: Program, compile: bool) -> Result<Compiled, Error> {
         let needed = plan::needed(&program);
         let argument = |value: ValueId| program.args().iter().position(|arg| arg.value == value);
-        let mut spans = Vec::new();
-        for node in program.nodes() {
-            if matches!(node.op, Op::Attention | Op::AttentionGrad)
-                && let (Some(start), Some(valid)) = (argument(node.operands[3]), argument(node.operands[4]))
-            {
-                spans.push((start, valid, program.ty(node.operands[1]).shape[1]));
-            }
-        }
-        spans.sort_unstable();
-        spans.dedup();
+        let (spans, sums) = (Spans::of(&program), Rc::new(Sums::of(&program, &mlx)));
         let position = |update: &finetune_plugin_api::program::Update| argument(update.state);
         let updated = program.updates().iter().filter_map(position).collect();
         let groups = groups(&program);
+        let report = peak(&program, &ops::plan_options(mlx.gpu));
+        let room = report.outputs.saturating_add(report.arena).saturating_add(report.workspace);
         let (program, needed) = (Rc::new(program), Rc::new(needed));
-        Ok(Compiled { program, mlx, needed, updated, spans, groups, compile, variants: HashMap::new() })
+        let variants = HashMap::new();
+        Ok(Compiled { program, mlx, needed, updated, spans, sums, room, groups, compile, variants })
+    }
+
+    /// What is to be known of arguments with these contents, as far as the host wrote them.
+    pub fn facts(&self, known: &[Option<&[u32]>]) -> Facts {
+        self.spans.facts(known)
+    }
+
+    /// Bytes that a run needs besides its arguments, as planned.
+    pub fn room(&self) -> usize {
+        self.room
     }
 
     pub fn updated(&self) -> &[usize] {
@@ -85,9 +75,14 @@ impl Compiled {
     }
 
     fn closure(&self, facts: &Facts) -> Result<Closure, Error> {
-        let (mlx, program, needed) = (self.mlx.clone(), self.program.clone(), self.needed.clone());
-        let spans = if facts.full { self.spans.clone() } else { Vec::new() };
-        let plain = Closure::new(move |arguments| trace(&mlx, &program, &needed, &spans, arguments));
+        let tracing = Tracing {
+            mlx: self.mlx.clone(),
+            program: self.program.clone(),
+            needed: self.needed.clone(),
+            sums: self.sums.clone(),
+            facts: facts.clone(),
+        };
+        let plain = Closure::new(move |arguments| tracing.results(arguments));
         if self.compile { plain.compiled() } else { Ok(plain) }
     }
 }
@@ -114,51 +109,87 @@ fn groups(program: &Program) -> Vec<Vec<usize>> {
     groups
 }
 
-/// Builds the graph of a program over arrays for its arguments.
-fn trace(
-    mlx: &Mlx,
-    program: &Program,
-    needed: &[bool],
-    full: &[(usize, usize, usize)],
-    arguments: &[Array],
-) -> Result<Vec<Array>, Error> {
-    let mut values: Vec<Option<Array>> = vec![None; program.types().len()];
-    for (arg, array) in program.args().iter().zip(arguments) {
-        values[arg.value.index()] = Some(array.clone());
-    }
-    let is_full = |start: ValueId, valid: ValueId, keys: usize| {
-        full.iter().any(|&(s, v, k)| {
-            program.args()[s].value == start && program.args()[v].value == valid && k == keys
-        })
-    };
-    for node in program.nodes() {
-        if !node.results.iter().any(|result| needed[result.index()]) {
-            continue;
+/// What is needed to build the graph of a program over arrays for its arguments.
+struct Tracing {
+    mlx: Rc<Mlx>,
+    program: Rc<Program>,
+    needed: Rc<Vec<bool>>,
+    sums: Rc<Sums>,
+    facts: Facts,
+}
+
+type Values = Vec<Option<Array>>;
+
+fn missing() -> Error {
+    Error::internal("a value of the program was not computed")
+}
+
+fn value(values: &Values, id: ValueId) -> Result<&Array, Error> {
+    values[id.index()].as_ref().ok_or_else(missing)
+}
+
+impl Tracing {
+    fn results(&self, arguments: &[Array]) -> Result<Vec<Array>, Error> {
+        let program = &*self.program;
+        let mut values: Values = vec![None; program.types().len()];
+        for (arg, array) in program.args().iter().zip(arguments) {
+            values[arg.value.index()] = Some(array.clone());
         }
-        let operands: Vec<&Array> =
-            node.operands.iter().filter_map(|value| values[value.index()].as_ref()).collect();
-        let step = Step {
-            mlx,
+        let factors = RefCell::default();
+        for (at, node) in program.nodes().iter().enumerate() {
+            if self.sums.is_part(at) || !node.results.iter().any(|result| self.needed[result.index()]) {
+                continue;
+            }
+            let results = match self.sums.at(at) {
+                Some(sum) => vec![Some(self.sum(sum, &values)?)],
+                None => ops::execute(&self.step(node, &values, &factors)?)?,
+            };
+            for (value, array) in node.results.iter().zip(results) {
+                values[value.index()] = array;
+            }
+        }
+        let result = |id: ValueId| {
+            let array = value(&values, id)?;
+            // MLX's compiler makes equal scalars one and forgets that a result was among them: a copy is no scalar
+            // to it.
+            if program.ty(id).elements() == 1 { self.mlx.copy(array) } else { Ok(array.clone()) }
+        };
+        plan::results(program).map(result).collect()
+    }
+
+    fn step<'a>(
+        &'a self,
+        node: &'a Node,
+        values: &'a Values,
+        factors: &'a RefCell<ops::Factors>,
+    ) -> Result<Step<'a>, Error> {
+        let program = &*self.program;
+        Ok(Step {
+            mlx: &self.mlx,
             op: node.op,
             attrs: &node.attrs,
-            operands,
-            types: node.operands.iter().map(|&value| program.ty(value)).collect(),
-            results: node.results.iter().map(|&value| program.ty(value)).collect(),
-            needed: node.results.iter().map(|value| needed[value.index()]).collect(),
-            full: matches!(node.op, Op::Attention | Op::AttentionGrad)
-                && is_full(node.operands[3], node.operands[4], program.ty(node.operands[1]).shape[1]),
-        };
-        let results = ops::execute(&step)?;
-        for (value, array) in node.results.iter().zip(results) {
-            values[value.index()] = array;
-        }
+            operands: node.operands.iter().map(|&id| value(values, id)).collect::<Result<_, _>>()?,
+            values: &node.operands,
+            types: node.operands.iter().map(|&id| program.ty(id)).collect(),
+            results: node.results.iter().map(|&id| program.ty(id)).collect(),
+            needed: node.results.iter().map(|id| self.needed[id.index()]).collect(),
+            full: self.facts.full && is_attention(node.op),
+            factors,
+        })
     }
-    let missing = || Error::internal("a result of the program was not computed");
-    let result = |value: ValueId| {
-        let array = values[value.index()].as_ref().ok_or_else(missing)?;
-        // MLX's compiler makes equal scalars one and forgets that a result was among them: a copy is no scalar
-        // to it.
-        if program.ty(value).elements() == 1 { mlx.copy(array) } else { Ok(array.clone()) }
-    };
-    plan::results(program).map(result).collect()
+
+    /// What is there first, and each product onto it.
+    fn sum(&self, sum: &Sum, values: &Values) -> Result<Array, Error> {
+        let mut total: Option<Array> = None;
+        for &id in &sum.values {
+            let term = value(values, id)?;
+            total = Some(total.map_or_else(|| Ok(term.clone()), |total| self.mlx.add(&total, term))?);
+        }
+        for &product in &sum.products {
+            let node = &self.program.nodes()[product];
+            let operands = [value(values, node.operands[0])?, value(values, node.operands[1])?];
+            total = Some(ops::add_product(&self.mlx, total.as_ref(), &node.attrs, operands)?);
+        }
+        total.ok_or_else(missing)
+    }
 }

@@ -1,12 +1,14 @@
 //! The device: buffers, memory, compiled programs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
 
 use finetune_plugin_api::export::{Bound, Device, Error, HostBytes, JsonObject, MemoryInfo, serde_json};
 use finetune_plugin_api::plan::PlanOptions;
 use finetune_plugin_api::program::{DType, Program, TensorType};
 
-use crate::compile::{Compiled, Facts};
+use crate::compile::Compiled;
 use crate::mlx::{self, Array, Mlx};
 use crate::ops;
 use crate::probe::Found;
@@ -14,6 +16,8 @@ use crate::probe::Found;
 /// A tensor of the device.
 pub struct Buffer {
     ty: TensorType,
+    /// Bytes of all buffers of the device; this one's among them.
+    held: Rc<Cell<usize>>,
     contents: RefCell<Contents>,
     /// The elements, where the host wrote them and they are few numbers of type `u32`: programs look at them.
     pub(crate) known: Option<Vec<u32>>,
@@ -27,12 +31,17 @@ enum Contents {
     Whole(Array),
 }
 
+/// Bytes by which a small program may be off.
+const SLACK: usize = 256 << 20;
+
 /// Numbers that programs may look at before they run.
 const KNOWN: usize = 1 << 16;
 
 impl Buffer {
-    fn new(ty: &TensorType, contents: Contents) -> Buffer {
-        Buffer { ty: ty.clone(), contents: RefCell::new(contents), known: None }
+    fn new(device: &MlxDevice, ty: &TensorType, contents: Contents) -> Buffer {
+        let held = device.held.clone();
+        held.set(held.get().saturating_add(ty.bytes()));
+        Buffer { ty: ty.clone(), held, contents: RefCell::new(contents), known: None }
     }
 
     /// Its array, made if need be.
@@ -60,9 +69,18 @@ impl Buffer {
     }
 }
 
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.held.set(self.held.get().saturating_sub(self.ty.bytes()));
+    }
+}
+
 /// An open device.
 pub struct MlxDevice {
-    mlx: std::rc::Rc<Mlx>,
+    mlx: Rc<Mlx>,
+    held: Rc<Cell<usize>>,
+    /// The most that a program needs besides buffers.
+    room: usize,
     found: Found,
     compile: bool,
     total: u64,
@@ -70,10 +88,26 @@ pub struct MlxDevice {
 
 impl MlxDevice {
     pub(crate) fn new(found: Found, compile: bool) -> Result<MlxDevice, Error> {
-        let mlx = std::rc::Rc::new(Mlx::on(found.gpu, found.index)?);
+        let mlx = Rc::new(Mlx::on(found.gpu, found.index)?);
         let total = found.memory().total;
         limit_memory(&found, total)?;
-        Ok(MlxDevice { mlx, found, compile, total })
+        Ok(MlxDevice { mlx, held: Rc::default(), room: 0, found, compile, total })
+    }
+
+    /// MLX hands work to the GPU ahead of time, and the memory of all of it is taken at once. Beyond what the host was
+    /// told that a run takes, and a tenth, the older parts are waited for. (MLX's own limit would have it give back
+    /// the memory that it keeps for reuse.)
+    fn stay_within_the_plan(&self, begun: &mut VecDeque<Array>) -> Result<(), Error> {
+        if !self.found.gpu {
+            return Ok(());
+        }
+        let planned = self.held.get().saturating_add(self.room / 10 * 11).saturating_add(SLACK);
+        while begun.len() > 1 && mlx_rs::memory::active_memory().map_err(|_| mlx::failure())? > planned {
+            if let Some(oldest) = begun.pop_front() {
+                mlx::eval(&[&oldest])?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the bytes that a buffer has now, all of them.
@@ -87,9 +121,23 @@ impl MlxDevice {
     }
 
     fn read(&self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
-        let array = self.mlx.contiguous(&buffer.array(&self.mlx)?)?;
+        let array = buffer.array(&self.mlx)?;
+        mlx::eval(&[&array])?;
+        // Only where it must be: anything new is computed after all that was begun, and reading a number of the last
+        // step would wait for the next.
+        if mlx::is_row_contiguous(&array)? {
+            return mlx::copy_bytes(&array, offset, into);
+        }
+        let array = self.mlx.contiguous(&array)?;
         mlx::eval(&[&array])?;
         mlx::copy_bytes(&array, offset, into)
+    }
+}
+
+impl Drop for MlxDevice {
+    /// MLX's own threads let go of what a run used when it is done. They must not be at it when the process ends.
+    fn drop(&mut self) {
+        let _ = self.mlx.synchronize();
     }
 }
 
@@ -137,13 +185,13 @@ impl Device for MlxDevice {
 
     fn allocate(&mut self, ty: &TensorType) -> Result<Buffer, Error> {
         limits(ty)?;
-        Ok(Buffer::new(ty, Contents::Empty))
+        Ok(Buffer::new(self, ty, Contents::Empty))
     }
 
     fn adopt(&mut self, ty: &TensorType, memory: HostBytes) -> Result<Buffer, Error> {
         limits(ty)?;
         let array = mlx::from_bytes(memory.as_slice(), &ty.shape, ty.dtype)?;
-        let mut buffer = Buffer::new(ty, Contents::Whole(array));
+        let mut buffer = Buffer::new(self, ty, Contents::Whole(array));
         buffer.remember(memory.as_slice());
         Ok(buffer)
     }
@@ -184,7 +232,9 @@ impl Device for MlxDevice {
 
     fn compile(&mut self, program: Program) -> Result<Compiled, Error> {
         program.types().iter().try_for_each(limits)?;
-        Compiled::new(self.mlx.clone(), program, self.compile)
+        let compiled = Compiled::new(self.mlx.clone(), program, self.compile)?;
+        self.room = self.room.max(compiled.room());
+        Ok(compiled)
     }
 
     fn run(
@@ -193,10 +243,8 @@ impl Device for MlxDevice {
         arguments: &mut [Bound<'_, Buffer>],
         outputs: &mut [&mut Buffer],
     ) -> Result<(), Error> {
-        let facts = Facts::of(
-            compiled,
-            &arguments.iter().map(|bound| bound.get().known.as_deref()).collect::<Vec<_>>(),
-        );
+        let known: Vec<_> = arguments.iter().map(|bound| bound.get().known.as_deref()).collect();
+        let facts = compiled.facts(&known);
         let arrays: Vec<Array> =
             arguments.iter().map(|bound| bound.get().array(&self.mlx)).collect::<Result<_, _>>()?;
         let results = compiled.apply(&facts, &arrays)?;
@@ -213,9 +261,12 @@ impl Device for MlxDevice {
         drop(arrays);
         // Left to itself MLX computes all results last, and what they are made of is there at once: every layer's
         // gradient beside the sum that it is added to.
+        let mut begun = VecDeque::new();
         for group in compiled.groups() {
             let group: Vec<&Array> = group.iter().filter_map(|&i| results.get(i)).collect();
             mlx::eval_async(&group)?;
+            begun.extend(group.first().map(|&array| array.clone()));
+            self.stay_within_the_plan(&mut begun)?;
         }
         Ok(())
     }

@@ -15,9 +15,11 @@
 mod blas;
 mod compile;
 mod device;
+mod facts;
 mod mlx;
 mod ops;
 mod probe;
+mod sums;
 
 pub use compile::Compiled;
 pub use device::{Buffer, MlxDevice};

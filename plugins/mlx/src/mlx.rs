@@ -14,6 +14,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Once;
 
 use finetune_plugin_api::export::Error;
@@ -48,7 +49,17 @@ pub fn prepare() {
         let tf32 = std::env::var_os("FINETUNE_MLX_TF32").is_some_and(|value| value == "1");
         // SAFETY: MLX has not been used, so nothing of it reads the environment now; the host's worker opens its
         // device before it starts threads that do.
-        unsafe { std::env::set_var("MLX_ENABLE_TF32", if tf32 { "1" } else { "0" }) };
+        let set = |name: &str, value: &str| unsafe { std::env::set_var(name, value) };
+        set("MLX_ENABLE_TF32", if tf32 { "1" } else { "0" });
+        let default = |name: &str, value: &str| {
+            if std::env::var_os(name).is_none() {
+                set(name, value);
+            }
+        };
+        // On CUDA, MLX keeps a graph of each sequence of kernels, and by default fails when it has met more than
+        // twice 400 of them. Each length of rows has its own, and so has generation.
+        default("MLX_CUDA_GRAPH_CACHE_SIZE", "2000");
+        default("MLX_ENABLE_CACHE_THRASHING_CHECK", "0");
         // mlx-rs sets its own handler at its first call; this one has to come after it.
         let _ = mlx_rs::memory::active_memory();
         // SAFETY: the handler is a function of this library, which is never unloaded.
@@ -57,7 +68,25 @@ pub fn prepare() {
         // from the forward pass on, for every layer. A program says itself what is computed once.
         // SAFETY: sets a number.
         unsafe { mlx_sys::mlx_set_compile_mode(mlx_sys::mlx_compile_mode__MLX_COMPILE_MODE_NO_SIMPLIFY) };
+        if let Some(folder) = kernels_folder() {
+            default("MLX_PTX_CACHE_DIR", &folder);
+        }
     });
+}
+
+/// Where MLX for CUDA keeps the kernels that it has compiled, a minute or two of work: in the user's cache, by version
+/// and architecture. MLX's own choice is a folder of a fixed name in the system's for temporary files, where another
+/// user may have put something else.
+fn kernels_folder() -> Option<String> {
+    if !cfg!(target_os = "linux") || !is_available(true, 0) {
+        return None;
+    }
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    let info = DeviceInfo::of(true, 0).ok()?;
+    let architecture = info.text(c"architecture").or_else(|| info.text(c"compute_capability"))?;
+    let path = cache.join("finetune").join(format!("mlx-{}-{architecture}", version()));
+    path.to_str().map(str::to_owned)
 }
 
 /// The error for a call that failed: a closure's own, or what MLX said.
@@ -74,19 +103,36 @@ fn from_message(message: &str) -> Error {
     // Where in the C interface it was caught says nothing to a person.
     let text = message.rsplit_once(" at /").map_or(message, |(text, _)| text);
     let lower = text.to_lowercase();
-    let memory =
-        ["out of memory", "insufficient memory", "unable to allocate", "bad_alloc", "maximum allowed buffer"];
-    if memory.iter().any(|word| lower.contains(word)) {
+    let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    if says(&OUT_OF_MEMORY) {
         return Error::out_of_memory(format!("MLX: {text}"));
     }
-    if ["device lost", "device was lost", "device removed", "context is destroyed"]
-        .iter()
-        .any(|word| lower.contains(word))
-    {
+    if says(&DEVICE_LOST) {
         return Error::device_lost(format!("MLX: {text}"));
     }
     Error::internal(format!("MLX: {text}"))
 }
+
+/// What MLX, Metal, CUDA and its libraries say, in lower case, when memory is short.
+const OUT_OF_MEMORY: [&str; 6] = [
+    "out of memory",
+    "insufficient memory",
+    "unable to allocate",
+    "bad_alloc",
+    "maximum allowed buffer",
+    "status_alloc_failed",
+];
+
+/// And when nothing more can be done on the device by this process.
+const DEVICE_LOST: [&str; 7] = [
+    "device lost",
+    "device was lost",
+    "device removed",
+    "context is destroyed",
+    "illegal memory access",
+    "unspecified launch failure",
+    "hardware error",
+];
 
 pub fn check(status: c_int) -> Result<(), Error> {
     if status == 0 { Ok(()) } else { Err(failure()) }
@@ -176,6 +222,14 @@ pub fn copy_bytes(array: &Array, offset: usize, into: &mut [u8]) -> Result<(), E
     // SAFETY: the array is evaluated and contiguous, so `total` bytes can be read there; the range was checked.
     unsafe { std::ptr::copy_nonoverlapping(data.add(offset), into.as_mut_ptr(), into.len()) };
     Ok(())
+}
+
+/// Whether the elements of an evaluated array lie one after the other, row by row.
+pub fn is_row_contiguous(array: &Array) -> Result<bool, Error> {
+    let mut is = false;
+    // SAFETY: a live handle; writes one value.
+    check(unsafe { mlx_sys::_mlx_array_is_row_contiguous(&mut is, array.as_ptr()) })?;
+    Ok(is)
 }
 
 /// A list of arrays in MLX's hands.
@@ -392,6 +446,11 @@ impl Mlx {
         bit_xor mlx_bitwise_xor; and mlx_logical_and; or mlx_logical_or; shl mlx_left_shift; shr mlx_right_shift;
         eq mlx_equal; ne mlx_not_equal; lt mlx_less; le mlx_less_equal; gt mlx_greater; ge mlx_greater_equal;
         matmul mlx_matmul;
+    }
+
+    /// c + a b.
+    pub fn addmm(&self, c: &Array, a: &Array, b: &Array) -> Result<Array, Error> {
+        self.op(|out, s| unsafe { mlx_sys::mlx_addmm(out, c.as_ptr(), a.as_ptr(), b.as_ptr(), 1.0, 1.0, s) })
     }
 
     pub fn select(&self, cond: &Array, a: &Array, b: &Array) -> Result<Array, Error> {
@@ -722,5 +781,30 @@ pub fn version() -> String {
         };
         mlx_sys::mlx_string_free(text);
         version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use finetune_plugin_api::export::ErrorKind;
+
+    use super::*;
+
+    /// The host makes batches smaller when memory is short, and goes on elsewhere when a device is lost.
+    #[test]
+    fn messages_have_the_kind_that_the_host_acts_on() {
+        let kind = |message: &str| from_message(message).kind();
+        for message in [
+            "[malloc_async] Unable to allocate 8589934592 bytes. at /src/mlx/c/transforms.cpp:73",
+            "[METAL] Command buffer execution failed: Insufficient Memory (00000008)",
+            "[metal::malloc] Attempting to allocate 1 bytes which is greater than the maximum allowed buffer size",
+            "cudaMallocManaged failed: out of memory.",
+            "cublasLtMatmul failed: CUBLAS_STATUS_ALLOC_FAILED",
+        ] {
+            assert_eq!(kind(message), ErrorKind::OutOfMemory, "{message}");
+        }
+        let lost = "cudaStreamSynchronize(stream_) failed: an illegal memory access was encountered";
+        assert_eq!(kind(lost), ErrorKind::DeviceLost);
+        assert_eq!(kind("[matmul] Last dimension of first input must match"), ErrorKind::Internal);
     }
 }

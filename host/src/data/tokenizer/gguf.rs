@@ -128,8 +128,16 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer, 
     let mut bpe =
         BPE::builder().vocab_and_merges(vocab(vocabulary)?, merges).fuse_unk(true).byte_fallback(has_bytes);
     let by_kind = || vocabulary.kinds.iter().position(|kind| *kind == TokenKind::Unknown);
-    if let Some(id) = vocabulary.unknown().map(|id| id as usize).or_else(by_kind) {
-        bpe = bpe.unk_token(vocabulary.tokens[id].clone());
+    match vocabulary.unknown().map(|id| id as usize).or_else(by_kind) {
+        Some(id) => bpe = bpe.unk_token(vocabulary.tokens[id].clone()),
+        None if spells_every_byte(vocabulary) => {}
+        None => {
+            return Err(
+                "it has neither a token for what is unknown nor one for every byte, so parts of a text \
+                        would be lost"
+                    .into(),
+            );
+        }
     }
     let mut raw = tokenizers::Tokenizer::new(guarded(|| bpe.build())?);
     let prefix = vocabulary.add_space_prefix.unwrap_or(true);
@@ -146,6 +154,11 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer, 
     normalize(&mut raw, json!({"type": "Sequence", "normalizers": normalizers}))?;
     raw.with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": decoders}))?));
     Ok(raw)
+}
+
+fn spells_every_byte(vocabulary: &Vocabulary<'_>) -> bool {
+    let tokens: HashSet<&str> = vocabulary.tokens.iter().map(String::as_str).collect();
+    (0..=255u8).all(|byte| tokens.contains(format!("<0x{byte:02X}>").as_str()))
 }
 
 fn normalize(raw: &mut tokenizers::Tokenizer, normalizer: Value) -> Result<(), String> {

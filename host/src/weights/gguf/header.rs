@@ -1,4 +1,4 @@
-//! The header of a GGUF file: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+//! The header of a GGUF file: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 //!
 //! A file is: `GGUF`, the version, the numbers of tensors and of metadata keys; the metadata; the tensors'
 //! descriptions; padding; the tensors, each at a multiple of the alignment.

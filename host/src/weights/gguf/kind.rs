@@ -1,4 +1,4 @@
-//! The kinds of tensors that ggml knows: https://github.com/ggml-org/ggml/blob/master/include/ggml.h.
+//! The kinds of tensors that ggml knows: <https://github.com/ggml-org/ggml/blob/master/include/ggml.h>.
 
 use crate::weights::blocks::BlockFormat;
 use crate::weights::dtype::{Encoding, StoredDType};

@@ -79,6 +79,7 @@ pub(super) fn model(header: &Header, file: &[u8]) -> Result<(Config, Places), St
         .get(EMBEDDING)
         .filter(|tensor| tensor.shape.len() == 2)
         .ok_or_else(|| format!("it has no matrix {EMBEDDING}, so it is no whole model"))?;
+    check_vocabulary(metadata, embedding.shape[0])?;
     let sizes = sizes(metadata)?;
     let mut places = BTreeMap::new();
     for (name, tensor) in &header.tensors {
@@ -127,6 +128,21 @@ fn check_supported(metadata: &Metadata) -> Result<(), String> {
         )),
         None => Ok(()),
     }
+}
+
+/// One row of the embedding for every token, as llama.cpp asks for, too.
+fn check_vocabulary(metadata: &Metadata, rows: usize) -> Result<(), String> {
+    let tokens = metadata.texts("tokenizer.ggml.tokens")?.map(|tokens| tokens.len() as u64);
+    let said = metadata.whole("llama.vocab_size")?;
+    for (key, count) in [("tokenizer.ggml.tokens", tokens), ("llama.vocab_size", said)] {
+        if let Some(count) = count.filter(|&count| count != rows as u64) {
+            return Err(format!(
+                "{key} says that there are {count} tokens, and {EMBEDDING} has {rows} rows; the file was put together \
+                 wrongly"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn sizes(metadata: &Metadata) -> Result<Sizes, String> {

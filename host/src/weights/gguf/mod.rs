@@ -10,6 +10,8 @@ mod llama;
 mod metadata;
 mod reader;
 mod rope;
+#[cfg(test)]
+pub(crate) mod testing;
 mod value;
 mod vocabulary;
 

@@ -9,7 +9,7 @@ const MAX_DEPTH: usize = 4;
 
 /// What stands under a key.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Unsigned(u64),
     Signed(i64),
     F32(f32),
@@ -21,7 +21,7 @@ pub(super) enum Value {
 
 /// A list: all of its values are of one type. Numbers take no more room than in the file.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum List {
+pub(crate) enum List {
     U8(Vec<u8>),
     I8(Vec<i8>),
     U16(Vec<u16>),

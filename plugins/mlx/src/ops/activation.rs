@@ -46,15 +46,15 @@ pub fn plain(step: &Step) -> Result<Array, Error> {
     step.narrow(0, &step.mlx.mul(&step.wide(1)?, &slope)?)
 }
 
+/// Each result from the operands as they are in memory: MLX makes one kernel of what leads to one result, and a value
+/// that two results share is a kernel of its own and goes through memory, in f32.
 pub fn gated(step: &Step) -> Results {
     let mlx = step.mlx;
-    let (y, slope) = both(mlx, step.attrs.get_word("kind"), &step.wide(0)?)?;
-    let up = step.wide(1)?;
+    let gate = || both(mlx, step.attrs.get_word("kind"), &step.wide(0)?);
     if step.op == Op::Gated {
-        return Ok(vec![Some(step.narrow(0, &mlx.mul(&y, &up)?)?)]);
+        return Ok(vec![Some(step.narrow(0, &mlx.mul(&gate()?.0, &step.wide(1)?)?)?)]);
     }
-    let dy = step.wide(2)?;
-    let dgate = mlx.mul(&mlx.mul(&dy, &up)?, &slope)?;
-    let dup = mlx.mul(&dy, &y)?;
+    let dgate = mlx.mul(&mlx.mul(&step.wide(2)?, &step.wide(1)?)?, &gate()?.1)?;
+    let dup = mlx.mul(&step.wide(2)?, &gate()?.0)?;
     Ok(vec![Some(step.narrow(0, &dgate)?), Some(step.narrow(1, &dup)?)])
 }

@@ -30,12 +30,13 @@ fn rows(
     let targets = mlx.minimum(targets, &scalar_u32(u32::try_from(v - 1).unwrap_or(u32::MAX))?)?;
     let targets = mlx.reshape(&targets, &[n, 1])?;
     let weights = mlx.reshape(weights, &[n, 1])?;
-    let wide = mlx.f32(logits)?;
-    let sums = mlx.logsumexp(&wide)?;
+    let sums = mlx.logsumexp(&mlx.f32(logits)?)?;
     let chosen = mlx.f32(&mlx.take_along(logits, &targets)?)?;
     let loss = mlx.sum_all(&mlx.mul(&weights, &mlx.sub(&sums, &chosen)?)?)?;
     let hit = mlx.eq(&mlx.reshape(&mlx.count(v, DType::U32)?, &[1, v])?, &targets)?;
-    let p = mlx.exp(&mlx.sub(&wide, &sums)?)?;
+    // Widened anew, within the one kernel that this is: what was widened for the sums would be read from memory, at
+    // twice the size.
+    let p = mlx.exp(&mlx.sub(&mlx.f32(logits)?, &sums)?)?;
     let gradient = mlx.mul(&mlx.sub(&p, &mlx.f32(&hit)?)?, &weights)?;
     Ok((loss, gradient))
 }

@@ -15,13 +15,15 @@ mod reduce;
 mod rope;
 mod softmax;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::{PlanOptions, Term};
-use finetune_plugin_api::program::{Attrs, DType, Op, TensorType, rows_and_width};
+use finetune_plugin_api::program::{Attrs, DType, Op, TensorType, ValueId, rows_and_width};
 
 use crate::mlx::{self, Array, Mlx};
+pub use matmul::add as add_product;
 
 /// One op with its operands.
 pub struct Step<'a> {
@@ -29,13 +31,19 @@ pub struct Step<'a> {
     pub op: Op,
     pub attrs: &'a Attrs,
     pub operands: Vec<&'a Array>,
+    /// The operands as values of the program.
+    pub values: &'a [ValueId],
     pub types: Vec<&'a TensorType>,
     pub results: Vec<&'a TensorType>,
     /// For every result, whether anything reads it.
     pub needed: Vec<bool>,
     /// For attention: all rows are known to begin at 0 and to be full.
     pub full: bool,
+    pub factors: &'a RefCell<Factors>,
 }
+
+/// The factors of rotary positions that were computed in this graph.
+pub type Factors = HashMap<rope::Key, [Array; 2]>;
 
 /// The results; `None` for those that are not needed.
 pub type Results = Result<Vec<Option<Array>>, Error>;

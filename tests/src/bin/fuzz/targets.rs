@@ -9,7 +9,7 @@ use finetune_host::models::{self, Config, ForwardOptions, loss_program};
 use finetune_host::plugins::manifest;
 use finetune_host::precision::Precision;
 use finetune_host::train::Settings;
-use finetune_host::weights::{Tensors, WeightDType, convert::convert, peft::PeftConfig};
+use finetune_host::weights::{ModelFiles, Tensors, WeightDType, convert::convert, peft::PeftConfig};
 use finetune_plugin_api::conformance::{Random, cases, random_program};
 use finetune_plugin_api::program::{DType, lower, text};
 use finetune_tests::goldens;
@@ -27,6 +27,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "program-text", run: read_program, corpus: program_texts },
     Target { name: "safetensors", run: read_safetensors, corpus: weight_files },
+    Target { name: "gguf", run: read_gguf, corpus: gguf_files },
     Target { name: "weights-index", run: read_index, corpus: indices },
     Target { name: "adapter-config", run: read_adapter_config, corpus: adapter_configs },
     Target { name: "model-config", run: read_model_config, corpus: model_configs },
@@ -69,7 +70,7 @@ fn read_tensors(tensors: &Tensors, most: usize) {
         let view = tensors.get(name).expect("a listed tensor is there");
         assert!(view.bytes().len() <= most, "{name} is larger than its file");
         assert_eq!(view.bytes().as_slice().len(), view.bytes().len());
-        if view.weight_dtype().is_ok() {
+        if view.encoding().is_convertible() {
             let floats = convert(&view, WeightDType::F32).expect("a float tensor converts");
             assert_eq!(floats.len(), 4 * view.elements());
         }
@@ -88,6 +89,27 @@ fn weight_files() -> Vec<Vec<u8>> {
     let length = (header.len() as u64).to_le_bytes();
     let small = [&length[..], header.as_bytes(), &[0x3f; 16]].concat();
     vec![small, golden("llama2/lora-names/adapter/adapter_model.safetensors")]
+}
+
+/// Config, tensors, tokenizer and chat template, each as far as the others let it.
+fn read_gguf(input: &[u8], folder: &Path) {
+    let path = written(folder, "model.gguf", input);
+    let Ok(files) = ModelFiles::open(&path) else { return };
+    read_tensors(files.tensors().expect("a GGUF file has tensors"), input.len());
+    read_model_config(serde_json::Value::from(files.config().clone()).to_string().as_bytes(), folder);
+    if let Ok(tokenizer) = Tokenizer::from_model(&path) {
+        read_texts(&tokenizer);
+    }
+    if let Ok(Some(template)) = ChatTemplate::from_model(&path) {
+        render(&template);
+    }
+}
+
+/// Nearly all header; and one with blocks.
+fn gguf_files() -> Vec<Vec<u8>> {
+    ["tiny-bytes", "tiny-pieces", "tiny-pieces", "tiny-bytes", "q4_1"]
+        .map(|name| golden(&format!("gguf-kinds/{name}.gguf")))
+        .into()
 }
 
 fn read_index(input: &[u8], folder: &Path) {
@@ -165,7 +187,12 @@ fn model_configs() -> Vec<Vec<u8>> {
 
 fn read_tokenizer(input: &[u8], folder: &Path) {
     written(folder, "tokenizer.json", input);
-    let Ok(tokenizer) = Tokenizer::from_folder(folder) else { return };
+    if let Ok(tokenizer) = Tokenizer::from_folder(folder) {
+        read_texts(&tokenizer);
+    }
+}
+
+fn read_texts(tokenizer: &Tokenizer) {
     for text in ["", "Hello, wörld!\n\n  <s>", "\u{1f600}\0a"] {
         if let Ok(ids) = tokenizer.encode(text, 5) {
             assert!(ids.len() <= 5, "{text:?}: {ids:?}");
@@ -229,6 +256,10 @@ fn chat_rows() -> Vec<Vec<u8>> {
 
 fn read_chat_template(input: &[u8], _: &Path) {
     let Ok(template) = ChatTemplate::new(&String::from_utf8_lossy(input), Default::default()) else { return };
+    render(&template);
+}
+
+fn render(template: &ChatTemplate) {
     let message = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
     let messages = vec![message("user", "a"), message("assistant", "b")];
     // What a template refuses or does not come to the end of is an error.

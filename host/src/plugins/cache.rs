@@ -1,0 +1,413 @@
+//! What was learned of plugins before: their devices, why they were refused, and how fast they were.
+//!
+//! One file for all, written aside and renamed under a lock, so that several hosts can use it at once. It is only ever
+//! a help: damaged or out of reach, it is as if it were empty.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::manifest::Manifest;
+use super::probe::ProbeReport;
+use super::trust;
+
+/// Names the folder to use in place of the user's cache folder.
+pub const FOLDER_VARIABLE: &str = "FINETUNE_CACHE_DIR";
+/// Raised when entries change their meaning.
+const FORMAT: u32 = 1;
+/// More than this is no cache of ours.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// What shows that a file is the one it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    size: u64,
+    modified_ns: u128,
+    place: (u64, u64),
+}
+
+/// What is known of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub stamp: Stamp,
+    pub sha256: String,
+    /// Host, system, drivers and variables, when it was asked: [`surroundings`].
+    pub surroundings: String,
+    /// Seconds since 1970.
+    pub when: u64,
+    pub manifest: Manifest,
+    pub report: ProbeReport,
+    /// How long it was waited for, if it did not answer.
+    pub waited: Option<Duration>,
+    /// Libraries that it needs, outside of the system's own folders.
+    pub needs: Vec<(PathBuf, Stamp)>,
+    /// By [`measurement_key`].
+    pub measured: BTreeMap<String, Measured>,
+}
+
+/// What came of measuring a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Measured {
+    /// It did the work.
+    Speed(Speed),
+    /// It did not.
+    Failed {
+        /// Why, as the end of a sentence.
+        failed: String,
+    },
+}
+
+/// A measured speed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Of the calibration step.
+    pub tokens_per_s: f64,
+    /// Composite ops of the calibration step that the device has itself.
+    pub native_ops: usize,
+    /// Those that were written as simpler ones for it.
+    pub decomposed_ops: usize,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Contents {
+    format: u32,
+    plugins: BTreeMap<String, Entry>,
+}
+
+/// The cache as it was read, and what has changed since.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    folder: Option<PathBuf>,
+    entries: BTreeMap<String, Entry>,
+    changes: BTreeMap<String, Option<Entry>>,
+}
+
+impl Stamp {
+    pub fn of(metadata: &Metadata) -> Stamp {
+        #[cfg(unix)]
+        let place = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino())
+        };
+        #[cfg(not(unix))]
+        let place = (0, 0);
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Stamp { size: metadata.len(), modified_ns: modified.map_or(0, |time| time.as_nanos()), place }
+    }
+}
+
+impl Cache {
+    /// What is in the folder; none is a cache that forgets.
+    pub fn read(folder: Option<&Path>) -> Cache {
+        let entries = folder.map(|folder| read(&folder.join(FILE))).unwrap_or_default();
+        Cache { folder: folder.map(Path::to_path_buf), entries, changes: BTreeMap::new() }
+    }
+
+    /// What is known of the file, if it still is that file in those surroundings.
+    pub fn find(&self, path: &Path, metadata: &Metadata, surroundings: &str) -> Option<Entry> {
+        let entry = self.entries.get(path.to_str()?)?;
+        if entry.surroundings != surroundings || entry.needs.iter().any(has_changed) {
+            return None;
+        }
+        let stamp = Stamp::of(metadata);
+        if entry.stamp == stamp {
+            return Some(entry.clone());
+        }
+        // Copied or touched, perhaps; what counts is what is in it.
+        let (file, metadata) = trust::open(path).ok()?;
+        let same = entry.stamp.size == stamp.size && sha256(file).ok()? == entry.sha256;
+        same.then(|| Entry { stamp: Stamp::of(&metadata), ..entry.clone() })
+    }
+
+    /// Keeps an entry, or forgets it.
+    pub fn set(&mut self, path: &Path, entry: Option<Entry>) {
+        let Some(key) = path.to_str() else { return };
+        if self.entries.get(key) == entry.as_ref() {
+            return;
+        }
+        match &entry {
+            Some(entry) => self.entries.insert(key.into(), entry.clone()),
+            None => self.entries.remove(key),
+        };
+        self.changes.insert(key.into(), entry);
+    }
+
+    /// Adds a measurement to an entry, if there is one.
+    pub fn add_measured(&mut self, path: &Path, key: String, measured: Measured) {
+        let Some(mut entry) = path.to_str().and_then(|path| self.entries.get(path)).cloned() else { return };
+        entry.measured.insert(key, measured);
+        self.set(path, Some(entry));
+    }
+
+    /// Forgets the plugins of that name or file; says how many.
+    pub fn forget(&mut self, name: &str) -> usize {
+        let is_meant = |path: &str, entry: &Entry| {
+            entry.manifest.name == name || path == name || Path::new(path).file_name() == Some(name.as_ref())
+        };
+        let meant = self.entries.iter().filter(|(path, entry)| is_meant(path, entry));
+        let meant: Vec<String> = meant.map(|(path, _)| path.clone()).collect();
+        for path in &meant {
+            self.set(Path::new(path), None);
+        }
+        meant.len()
+    }
+
+    /// Writes what has changed into what is there by now. A failure costs time later, nothing else.
+    pub fn write(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        let Some(folder) = self.folder.as_deref().filter(|_| !changes.is_empty()) else { return };
+        if let Err(error) = write(folder, changes) {
+            tracing::warn!("what was learned of plugins is not kept: {}: {error}", folder.display());
+        }
+    }
+}
+
+const FILE: &str = "plugins.json";
+
+fn read(file: &Path) -> BTreeMap<String, Entry> {
+    let (opened, metadata) = match trust::open(file) {
+        Ok(opened) => opened,
+        Err(reason) => {
+            tracing::debug!("{} {reason}", file.display());
+            return BTreeMap::new();
+        }
+    };
+    if let Err(reason) = trust::check(file, &metadata) {
+        tracing::warn!("{} {reason}; it is not used", file.display());
+        return BTreeMap::new();
+    }
+    let mut text = Vec::new();
+    let contents = opened.take(MAX_BYTES).read_to_end(&mut text).map_err(|error| error.to_string());
+    let contents = contents.and_then(|_| {
+        serde_json::from_slice::<Contents>(&text)
+            .map_err(|error| format!("is damaged and made anew: {error}"))
+    });
+    match contents {
+        Ok(contents) if contents.format == FORMAT => contents.plugins,
+        Ok(_) => BTreeMap::new(),
+        Err(error) => {
+            tracing::info!("{} {error}", file.display());
+            BTreeMap::new()
+        }
+    }
+}
+
+fn write(folder: &Path, changes: BTreeMap<String, Option<Entry>>) -> io::Result<()> {
+    make_folder(folder)?;
+    let lock = File::options().create(true).append(true).open(folder.join("plugins.lock"))?;
+    lock.lock()?;
+    let file = folder.join(FILE);
+    let mut plugins = read(&file);
+    for (path, entry) in changes {
+        match entry {
+            Some(entry) => plugins.insert(path, entry),
+            None => plugins.remove(&path),
+        };
+    }
+    plugins.retain(|path, _| Path::new(path).symlink_metadata().is_ok());
+    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+    aside.write_all(&serde_json::to_vec(&Contents { format: FORMAT, plugins })?)?;
+    aside.persist(&file)?;
+    Ok(())
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder)
+}
+
+fn has_changed((path, stamp): &(PathBuf, Stamp)) -> bool {
+    path.metadata().map_or(true, |metadata| Stamp::of(&metadata) != *stamp)
+}
+
+/// The name of a measurement in an entry.
+pub(super) fn measurement_key(device: u32, dtype: &str) -> String {
+    format!("{device}/{dtype}")
+}
+
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+pub(super) fn sha256(mut file: impl Read) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece)? {
+            0 => break,
+            length => hash.update(&piece[..length]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The folder that entries are kept in where nobody says otherwise.
+pub(super) fn folder() -> Option<PathBuf> {
+    let absolute =
+        |name| trust::variable(name).map(PathBuf::from).filter(|folder: &PathBuf| folder.is_absolute());
+    if let Some(folder) = absolute(FOLDER_VARIABLE) {
+        return Some(folder);
+    }
+    let folder = if cfg!(windows) {
+        absolute("LOCALAPPDATA")?
+    } else if cfg!(target_os = "macos") {
+        absolute("HOME")?.join("Library/Caches")
+    } else {
+        absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?
+    };
+    Some(folder.join("finetune"))
+}
+
+/// All that a plugin's answer may depend on besides its file: this program, the system and its drivers, the devices
+/// that are there, and the variables that back ends and loaders read.
+pub(super) fn surroundings(program: &Path) -> String {
+    let mut text = format!("{} {}\n", env!("CARGO_PKG_VERSION"), finetune_plugin_api::abi::API_VERSION);
+    if let Ok(metadata) = program.metadata() {
+        text += &format!("{:?}\n", Stamp::of(&metadata));
+    }
+    for fact in [sysinfo::System::long_os_version(), sysinfo::System::kernel_version()] {
+        text += &format!("{}\n", fact.unwrap_or_default());
+    }
+    for file in ["/proc/driver/nvidia/version", "/sys/module/nvidia/version", "/sys/module/amdgpu/version"] {
+        text += &fs::read_to_string(file).unwrap_or_default();
+    }
+    let names = |folder: &str, prefix: &str| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
+        names.sort();
+        names.join(" ") + "\n"
+    };
+    text += &[names("/dev", "nvidia"), names("/dev", "kfd"), names("/dev/dri", "")].concat();
+    let ours = [
+        FOLDER_VARIABLE,
+        "FINETUNE_LOG",
+        "FINETUNE_BACKEND",
+        "FINETUNE_PLUGIN_PATH",
+        "FINETUNE_PROBE_TIMEOUT",
+    ];
+    let prefixes = ["CUDA", "HIP_", "ROCR_", "NVIDIA_", "LD_", "DYLD_", "FINETUNE_", "RAYON_", "OMP_"];
+    let variables = std::env::vars_os().map(|(name, value)| format!("{name:?}={value:?}\n"));
+    let mut variables: Vec<String> = variables
+        .filter(|line| {
+            let name = &line[1..];
+            prefixes.iter().any(|prefix| name.starts_with(prefix))
+                && !ours.iter().any(|our| name.starts_with(our))
+        })
+        .collect();
+    variables.sort();
+    text += &variables.concat();
+    sha256(text.as_bytes()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &Path, reason: &str) -> Entry {
+        let text = |text: &str| text.to_string();
+        Entry {
+            stamp: Stamp::of(&path.metadata().unwrap()),
+            sha256: sha256(File::open(path).unwrap()).unwrap(),
+            surroundings: text("here"),
+            when: 1,
+            manifest: Manifest {
+                name: text("a"),
+                version: text("1"),
+                api: text("1.0.0"),
+                vendor: text("v"),
+                license: text("l"),
+                description: text("d"),
+            },
+            report: ProbeReport::Refused { reason: text(reason) },
+            waited: None,
+            needs: Vec::new(),
+            measured: BTreeMap::new(),
+        }
+    }
+
+    fn find(folder: &Path, file: &Path, surroundings: &str) -> Option<Entry> {
+        Cache::read(Some(folder)).find(file, &file.metadata().unwrap(), surroundings)
+    }
+
+    /// An answer that no longer holds would be worse than none.
+    #[test]
+    fn an_entry_holds_for_the_same_contents_in_the_same_surroundings() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.so");
+        fs::write(&file, "one").unwrap();
+        let mut cache = Cache::read(Some(folder.path()));
+        cache.set(&file, Some(entry(&file, "crashed")));
+        cache.write();
+        assert!(find(folder.path(), &file, "here").is_some());
+        assert!(find(folder.path(), &file, "elsewhere").is_none());
+        // Written anew with the same bytes: another time and perhaps another place, the same plugin.
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, "one").unwrap();
+        assert!(find(folder.path(), &file, "here").is_some());
+        fs::write(&file, "two").unwrap();
+        assert!(find(folder.path(), &file, "here").is_none());
+    }
+
+    #[test]
+    fn a_needed_library_that_is_gone_ends_an_entry() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, needed] = ["a.so", "libneeded.so"].map(|name| folder.path().join(name));
+        fs::write(&file, "one").unwrap();
+        fs::write(&needed, "two").unwrap();
+        let mut cache = Cache::read(Some(folder.path()));
+        let needs = vec![(needed.clone(), Stamp::of(&needed.metadata().unwrap()))];
+        cache.set(&file, Some(Entry { needs, ..entry(&file, "r") }));
+        cache.write();
+        assert!(find(folder.path(), &file, "here").is_some());
+        fs::remove_file(&needed).unwrap();
+        assert!(find(folder.path(), &file, "here").is_none());
+    }
+
+    #[test]
+    fn a_damaged_cache_is_empty_and_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.so");
+        fs::write(&file, "one").unwrap();
+        for damage in ["", "{", "{\"format\":1,\"plugins\":{\"a\":5}}", "{\"format\":99,\"plugins\":{}}"] {
+            fs::write(folder.path().join(FILE), damage).unwrap();
+            assert!(find(folder.path(), &file, "here").is_none());
+            let mut cache = Cache::read(Some(folder.path()));
+            cache.set(&file, Some(entry(&file, "r")));
+            cache.write();
+            assert!(find(folder.path(), &file, "here").is_some(), "after {damage:?}");
+        }
+        let mut cache = Cache::read(Some(folder.path()));
+        assert_eq!((cache.forget("b"), cache.forget("a")), (0, 1));
+        cache.write();
+        assert!(find(folder.path(), &file, "here").is_none());
+    }
+
+    /// Each host adds what it learned to what the others wrote.
+    #[test]
+    fn several_hosts_at_once_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<PathBuf> = (0..16).map(|i| folder.path().join(format!("{i}.so"))).collect();
+        std::thread::scope(|scope| {
+            for file in &files {
+                let folder = folder.path();
+                scope.spawn(move || {
+                    let mut cache = Cache::read(Some(folder));
+                    fs::write(file, "x").unwrap();
+                    cache.set(file, Some(entry(file, "r")));
+                    cache.write();
+                });
+            }
+        });
+        let cache = Cache::read(Some(folder.path()));
+        assert!(files.iter().all(|file| cache.find(file, &file.metadata().unwrap(), "here").is_some()));
+    }
+}

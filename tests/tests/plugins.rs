@@ -1,0 +1,160 @@
+//! The list of plugins as a person gets it: measured, ranked, remembered, refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use finetune_tests::{fail, finetune, goldens, json_lines, plugins, succeed};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder of plugins and a cache of its own.
+struct Place {
+    folder: TempDir,
+    cache: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place { folder: tempfile::tempdir().unwrap(), cache: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, stem: &str) -> PathBuf {
+        self.folder.path().join(format!("{stem}.{}", std::env::consts::DLL_EXTENSION))
+    }
+
+    /// The CPU plugin under a name of three letters.
+    fn cpu_as(&self, name: &str) -> PathBuf {
+        let library = format!("{}finetune_cpu{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+        let mut bytes = fs::read(plugins().join(library)).unwrap();
+        let (from, to) = (b"\"name\":\"cpu\"", format!("\"name\":\"{name}\""));
+        assert_eq!(from.len(), to.len());
+        let at = bytes.windows(from.len()).position(|window| window == from).expect("a manifest");
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        fs::write(self.file(name), bytes).unwrap();
+        self.file(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = finetune(args);
+        command.arg("--plugins").arg(self.folder.path()).env("FINETUNE_CACHE_DIR", self.cache.path());
+        command
+    }
+
+    fn list(&self) -> Value {
+        json_lines(&succeed(&mut self.command(&["plugins", "list", "--json"]))).remove(0)
+    }
+
+    fn table(&self) -> String {
+        succeed(&mut self.command(&["plugins", "list"]))
+    }
+}
+
+fn device(list: &Value, plugin: usize) -> &Value {
+    &list["plugins"][plugin]["devices"][0]
+}
+
+/// Speeds are never compared with a number; that the faster is first, and that it is measured once, is the contract.
+#[test]
+fn several_devices_are_measured_once_and_ranked_by_it() {
+    let place = Place::new();
+    place.cpu_as("aaa");
+    assert!(device(&place.list(), 0)["score"].is_null(), "there is nothing to choose from");
+    place.cpu_as("bbb");
+    let list = place.list();
+    let score = |plugin| device(&list, plugin)["score"].as_f64().expect("a score");
+    let rank = |plugin| device(&list, plugin)["rank"].as_u64().expect("a rank");
+    assert!(score(0) > 0.0 && score(1) > 0.0);
+    assert_eq!(rank(0) + rank(1), 3);
+    let (first, second) = if rank(0) == 1 { (0, 1) } else { (1, 0) };
+    // Within a tie the order is by name.
+    assert!(score(first) > 0.9 * score(second), "{list}");
+    assert_eq!(place.list(), list, "measured again");
+    let table = place.table();
+    assert!(table.starts_with("RANK  BACK END") && table.contains("tok/s"), "{table}");
+}
+
+/// One that cannot train is demoted with the reason, and can still be asked for.
+#[test]
+fn a_users_word_beats_the_rank() {
+    let place = Place::new();
+    place.cpu_as("aaa");
+    place.cpu_as("bbb");
+    let run = |index: u32, args: &[&str], variable: Option<&str>| {
+        let out = place.folder.path().join(format!("run{index}"));
+        let mut command =
+            place.command(&["train", "--json", "--steps", "1", "--seq-len", "32", "--batch", "2"]);
+        command.args(args).arg("--model").arg(goldens().join("llama3/model")).arg("--out").arg(out);
+        command.arg("--data").arg(goldens().join("text/train.jsonl"));
+        if let Some(variable) = variable {
+            command.env("FINETUNE_BACKEND", variable);
+        }
+        json_lines(&succeed(&mut command))[0]["backend"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(run(0, &["--backend", "bbb"], None), "bbb");
+    assert_eq!(run(1, &[], Some("bbb")), "bbb");
+    assert_eq!(run(2, &["--backend", "aaa:0"], Some("bbb")), "aaa");
+    let cache = fs::read_to_string(place.cache.path().join("plugins.json")).unwrap();
+    assert!(!cache.contains("tokens_per_s"), "there was nothing to measure for");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_refusal_is_remembered_with_its_time_until_retry() {
+    let place = Place::new();
+    let source = place.folder.path().join("bad.c");
+    let manifest = r#"{\"name\":\"bad\",\"version\":\"1\",\"api\":\"1.0.0\",\"vendor\":\"v\",\"license\":\"l\",\"description\":\"d\"}"#;
+    let note = place.folder.path().join("runs");
+    let code = format!(
+        "#include <stdio.h>\n#include <stdlib.h>\nconst char finetune_plugin_manifest[] = \"{manifest}\";\n\
+         __attribute__((constructor)) static void at_load(void) {{\n\
+         FILE *f = fopen(\"{}\", \"a\"); fputs(\"x\", f); fclose(f); abort(); }}\n",
+        note.display()
+    );
+    fs::write(&source, code).unwrap();
+    let status =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(place.file("bad")).arg(&source).status();
+    assert!(status.expect("a C compiler").success());
+    let first = place.table();
+    assert!(first.contains("refused: bad: ") && first.contains("SIGABRT"), "{first}");
+    assert!(!first.contains("asks again"), "{first}");
+    let second = place.table();
+    assert!(second.contains("(found a moment ago; `finetune plugins retry bad` asks again)"), "{second}");
+    let runs = || fs::read_to_string(&note).unwrap();
+    assert_eq!(runs(), "x");
+    assert!(succeed(&mut place.command(&["plugins", "retry", "bad"])).contains("SIGABRT"));
+    assert_eq!(runs(), "xx");
+    let error = fail(&mut place.command(&["plugins", "retry", "other"]));
+    assert!(error.contains("no plugin \"other\""), "{error}");
+    assert_eq!(runs(), "xx");
+}
+
+/// No code of such a file runs, and the command that mends it does mend it.
+#[cfg(unix)]
+#[test]
+fn what_others_may_write_is_refused_until_it_is_mended() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let file = place.cpu_as("aaa");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let list = place.list();
+    assert_eq!(list["plugins"][0]["status"], "refused", "{list}");
+    let reason = list["plugins"][0]["reason"].as_str().unwrap().to_owned();
+    let command = reason.split('`').nth(1).expect("a command");
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+    assert_eq!(place.list()["plugins"][0]["status"], "ready");
+}
+
+/// Whatever state it is in, the cache is a help and never a condition.
+#[test]
+fn a_cache_that_cannot_be_read_or_written_changes_nothing() {
+    let place = Place::new();
+    place.cpu_as("aaa");
+    let first = place.list();
+    fs::write(place.cache.path().join("plugins.json"), "{\"format\":1,").unwrap();
+    let same = |list: &Value| (list["plugins"][0]["status"].clone(), device(list, 0)["name"].clone());
+    assert_eq!(same(&place.list()), same(&first));
+    let mut nowhere = place.command(&["plugins", "list", "--json"]);
+    nowhere.env("FINETUNE_CACHE_DIR", Path::new("/dev/null/no"));
+    assert_eq!(same(&json_lines(&succeed(&mut nowhere))[0]), same(&first));
+}
