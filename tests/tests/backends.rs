@@ -25,24 +25,35 @@ fn train(backend: &str, precision: &str) -> Vec<Value> {
     json_lines(&succeed(&mut command))
 }
 
-fn same_losses(precision: &str, tolerance: f64) {
-    let [cpu, mlx] = ["cpu", "mlx"].map(|backend| train(backend, precision));
-    let [cpu, mlx] = [&cpu, &mlx].map(|lines| events(lines, "step"));
-    assert_eq!((cpu.len(), mlx.len()), (8, 8));
-    for (cpu, mlx) in cpu.iter().zip(&mlx) {
-        assert_eq!(cpu["tokens"], mlx["tokens"]);
-        let what = format!("{precision}, step {}", cpu["step"]);
-        assert_close(number(mlx, "loss"), number(cpu, "loss"), tolerance, &what);
+fn same_losses(backend: &str, precision: &str, tolerance: f64) {
+    let [cpu, other] = ["cpu", backend].map(|backend| train(backend, precision));
+    let [cpu, other] = [&cpu, &other].map(|lines| events(lines, "step"));
+    assert_eq!((cpu.len(), other.len()), (8, 8));
+    for (cpu, other) in cpu.iter().zip(&other) {
+        assert_eq!(cpu["tokens"], other["tokens"]);
+        let what = format!("{backend}, {precision}, step {}", cpu["step"]);
+        assert_close(number(other, "loss"), number(cpu, "loss"), tolerance, &what);
     }
 }
 
 /// Dropout that differed in one mask would be off by far more.
 #[test]
+fn candle_and_cpu_give_the_same_losses() {
+    same_losses("candle-cpu", "f32", 1e-4);
+}
+
+#[test]
+fn candle_and_cpu_give_the_same_losses_in_bf16() {
+    same_losses("candle-cpu", "bf16", 1e-2);
+}
+
+/// Dropout that differed in one mask would be off by far more.
+#[test]
 fn mlx_plugin_and_cpu_give_the_same_losses() {
-    same_losses("f32", 1e-4);
+    same_losses("mlx", "f32", 1e-4);
 }
 
 #[test]
 fn mlx_plugin_and_cpu_give_the_same_losses_in_bf16() {
-    same_losses("bf16", 1e-2);
+    same_losses("mlx", "bf16", 1e-2);
 }

@@ -33,7 +33,10 @@ fn every_device_that_is_found_conforms() {
     let catalog = catalog(&plugins());
     let ready = catalog.plugins.iter().filter(|row| row.status == Status::Ready);
     let reports: Vec<_> = ready.flat_map(|row| check_devices(&catalog, row)).collect();
-    assert!(reports.iter().any(|(backend, _)| backend == "cpu:0"), "the processor is always there");
+    for processor in ["cpu:0", "candle-cpu:0"] {
+        let found = reports.iter().any(|(backend, _)| backend == processor);
+        assert!(found, "the processor is always there: {processor}");
+    }
     for (backend, report) in reports {
         assert!(report.is_passed(), "{backend}: {report}");
     }

@@ -15,6 +15,7 @@ struct Backend {
 }
 
 const CPU: Backend = Backend { name: "cpu", loss: 1e-4 };
+const CANDLE: Backend = Backend { name: "candle-cpu", loss: 5e-4 };
 const MLX: Backend = Backend { name: "mlx", loss: 5e-4 };
 
 /// The gradient's norm is a sum over far more terms than the loss.
@@ -43,6 +44,16 @@ macro_rules! cases {
                 case($case, CPU);
             }
         )*
+
+        /// The same through candle, whose code for GPUs is the same but for its own kernels.
+        mod candle {
+            $(
+                #[test]
+                fn $test() {
+                    super::case($case, super::CANDLE);
+                }
+            )*
+        }
 
         /// The same on MLX, where it is set up.
         mod mlx_plugin {

@@ -77,14 +77,16 @@ pub(super) struct Candidate<'a> {
 }
 
 /// What can do the job comes before what cannot, what was measured before what failed, the faster before the slower.
-/// Where that is a tie: what is not the processor first, then the larger memory, then by name and number, so that the
-/// order never depends on the order of finding.
+/// Where that is a tie: what is not the processor first, then the larger memory, then the plugin that bears
+/// the kind's name, being made for it alone, then by name and number, so that the order never depends on the order of
+/// finding.
 pub(super) fn compare(job: &Job, a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
     let key = |candidate: &Candidate<'_>| {
         let (row, device) = (candidate.row, &candidate.row.device);
         let failed = matches!(row.measured.get(&job.dtype_on(row)), Some(Measured::Failed { .. }));
         let measured = (failed, Reverse(job.speed(row).map(speed_class)));
-        (!job.has_dtype(row), !job.fits(row), measured, device.kind == "cpu", Reverse(device.memory_total))
+        let declared = (device.kind == "cpu", Reverse(device.memory_total), candidate.plugin != device.kind);
+        (!job.has_dtype(row), !job.fits(row), measured, declared)
     };
     let by_name = || (a.plugin, a.row.device.index).cmp(&(b.plugin, b.row.device.index));
     key(a).cmp(&key(b)).then_with(by_name)
@@ -140,6 +142,15 @@ mod tests {
     fn unmeasured_accelerators_come_before_the_processor_then_memory_then_number() {
         let rows = [device("cpu", 512, 3), device("gpu", 8, 1), device("cpu", 512, 2), device("gpu", 80, 0)];
         assert_eq!(order(&Job::any(), &rows), [0, 1, 2, 3]);
+    }
+
+    /// A library that can do many things is also on the processor; what was made for it is the better guess.
+    #[test]
+    fn the_kinds_own_plugin_comes_before_others_of_the_kind() {
+        let row = device("cpu", 512, 0);
+        let mut plugins = ["a-cpu", "cpu", "b"].map(|plugin| Candidate { plugin, row: &row });
+        plugins.sort_by(|a, b| compare(&Job::any(), a, b));
+        assert_eq!(plugins.map(|candidate| candidate.plugin), ["cpu", "a-cpu", "b"]);
     }
 
     /// A processor that is faster than a small accelerator is the better choice, whatever they are called.

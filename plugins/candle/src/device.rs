@@ -55,8 +55,7 @@ pub fn failure(error: candle_core::Error) -> Error {
     let lower = text.to_lowercase();
     let any = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let first = text.lines().next().unwrap_or_default();
-    if any(&["out of memory", "out_of_memory", "alloc_failed", "failed to allocate", "failedtocreatebuffer"])
-    {
+    if any(&["out of memory", "out_of_memory", "alloc_failed", "failed to allocate"]) {
         Error::out_of_memory(format!("candle could not allocate: {first}"))
     } else if any(&["device_lost", "ecc_uncorrectable", "illegal_address", "launch_failed", "launch_timeout"])
     {
@@ -123,7 +122,7 @@ impl CandleDevice {
 impl Device for CandleDevice {
     type Buffer = Buffer;
     type Compiled = Compiled;
-    const ASYNCHRONOUS: bool = cfg!(any(feature = "cuda", feature = "metal"));
+    const ASYNCHRONOUS: bool = cfg!(feature = "cuda");
 
     fn ops(&self) -> Vec<&'static str> {
         ops::native(&self.placed)

@@ -1,5 +1,4 @@
-//! The candle back end: one source, built for the processor (`candle-cpu`), CUDA (`candle-cuda`, feature `cuda`) or
-//! Metal (`candle-metal`, feature `metal`).
+//! The candle back end: one source, built for the processor (`candle-cpu`) or CUDA (`candle-cuda`, feature `cuda`).
 //!
 //! Programs run op by op over candle's tensors, without its autograd: a program carries its gradients itself. The
 //! schedule says which ops to run and when a value is let go, so that its memory is free for the next. Candle's own
@@ -32,10 +31,7 @@ impl Plugin for Candle {
     }
 }
 
-#[cfg(all(feature = "cuda", feature = "metal"))]
-compile_error!("one device kind to a build: `cuda` or `metal`, not both");
-
-#[cfg(not(any(feature = "cuda", feature = "metal")))]
+#[cfg(not(feature = "cuda"))]
 finetune_plugin_api::export_plugin! {
     plugin: Candle,
     name: "candle-cpu",
@@ -49,14 +45,5 @@ finetune_plugin_api::export_plugin! {
     name: "candle-cuda",
     vendor: "finetune",
     description: "Trains on NVIDIA GPUs through candle",
-    thread: owned,
-}
-
-#[cfg(all(feature = "metal", not(feature = "cuda")))]
-finetune_plugin_api::export_plugin! {
-    plugin: Candle,
-    name: "candle-metal",
-    vendor: "finetune",
-    description: "Trains on Apple's GPUs through candle",
     thread: owned,
 }

@@ -10,7 +10,7 @@ fn absent(index: u32, count: usize) -> Error {
     Error::invalid_argument(format!("there is no such device {index}; there are {count}, counted from 0"))
 }
 
-#[cfg(not(any(feature = "cuda", feature = "metal")))]
+#[cfg(not(feature = "cuda"))]
 mod kind {
     use super::{DTYPES, DeviceDescription, Error, JsonObject, MemoryInfo, Placed, absent};
     use finetune_plugin_api::machine::Machine;
@@ -111,60 +111,6 @@ mod kind {
             let (free, total) = info.map_or((0, 0), |(free, total)| (free as u64, total as u64));
             let available = total.saturating_sub(counted.used).max(free);
             MemoryInfo { total, available, ..counted }
-        }
-    }
-}
-
-#[cfg(all(feature = "metal", not(feature = "cuda")))]
-mod kind {
-    use super::{DTYPES, DeviceDescription, Error, JsonObject, MemoryInfo, Placed, absent};
-    use crate::device::failure;
-    use finetune_plugin_api::machine::Machine;
-
-    /// What is asked for memory.
-    pub struct Figures(Machine);
-
-    fn working_set(placed: &Placed) -> Option<u64> {
-        let metal = placed.as_metal_device().ok()?;
-        Some(metal.metal_device().recommended_max_working_set_size() as u64)
-    }
-
-    pub fn probe() -> Result<Vec<DeviceDescription>, Error> {
-        let Ok(placed) = Placed::new_metal(0) else {
-            return Err(Error::unavailable("there is no GPU that Metal can use"));
-        };
-        let mut machine = Machine::new();
-        let main = machine.memory();
-        let total = working_set(&placed).unwrap_or(main.total);
-        Ok(vec![DeviceDescription {
-            name: machine.processor().unwrap_or_else(|| "Apple GPU".into()),
-            kind: "metal".into(),
-            memory_total: total,
-            memory_available: total.min(main.available),
-            unified: true,
-            dtypes: DTYPES.to_vec(),
-            details: JsonObject::new(),
-        }])
-    }
-
-    pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
-        if index != 0 {
-            return Err(absent(index, 1));
-        }
-        Ok((Placed::new_metal(0).map_err(failure)?, Figures(Machine::new())))
-    }
-
-    impl Figures {
-        /// Metal's own count of allocated memory; what of it candle's pool keeps for reuse is the difference to what
-        /// buffers and values take.
-        pub fn memory(&mut self, placed: &Placed, counted: MemoryInfo) -> MemoryInfo {
-            let main = self.0.memory();
-            let total = working_set(placed).unwrap_or(main.total);
-            let metal = placed.as_metal_device().ok();
-            let allocated = metal.map_or(0, |metal| metal.metal_device().current_allocated_size() as u64);
-            let cached = allocated.saturating_sub(counted.used);
-            let available = total.saturating_sub(counted.used).min(main.available.saturating_add(cached));
-            MemoryInfo { total, available, cached, ..counted }
         }
     }
 }

@@ -1,13 +1,11 @@
-//! Kernels that candle lacks, each for the processor, CUDA and Metal.
+//! Kernels that candle lacks, each for the processor and CUDA.
 //!
 //! On a GPU a kernel gets the addresses of its operands and results, all contiguous, then numbers (`Launch`).
-//! CUDA's source is `kernels.cu`, compiled to `kernels.ptx` by `cuda/ptx.sh`; Metal compiles `kernels.metal` itself.
+//! CUDA's source is `kernels.cu`, compiled to `kernels.ptx` by `cuda/ptx.sh`.
 
 #[cfg(feature = "cuda")]
 mod cuda;
 mod host;
-#[cfg(all(feature = "metal", not(feature = "cuda")))]
-mod metal;
 
 use candle_core::{DType as CandleType, Result, Tensor};
 
@@ -47,9 +45,7 @@ impl Launch<'_> {
     fn run(&self) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         return cuda::run(self);
-        #[cfg(all(feature = "metal", not(feature = "cuda")))]
-        return metal::run(self);
-        #[cfg(not(any(feature = "cuda", feature = "metal")))]
+        #[cfg(not(feature = "cuda"))]
         candle_core::bail!("{} is for a GPU, and this is built for the processor", self.name)
     }
 }
