@@ -21,6 +21,8 @@ mod measure;
 mod needs;
 pub mod probe;
 mod prober;
+#[cfg(unix)]
+pub(crate) mod process;
 mod rank;
 mod row;
 mod trust;
