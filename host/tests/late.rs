@@ -186,6 +186,7 @@ fn run<const ASYNCHRONOUS: bool>(out: &Path, stop_at: u64, change: impl Fn(&mut 
         device_name: "interpreter".into(),
         kind: "cpu".into(),
         dtypes: vec![DType::F32.name().into()],
+        unified: false,
     };
     let stop = StopFlag::new();
     let mut listener = Listener { events: Vec::new(), stop: stop.clone(), stop_at };
