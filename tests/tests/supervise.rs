@@ -35,6 +35,16 @@ fn what_fails_before_its_first_step_leaves_the_run_to_the_next() {
     }
 }
 
+/// A compiler may take its time, but not for ever.
+#[test]
+fn a_back_end_that_hangs_while_it_compiles_is_given_up() {
+    let place = Place::new();
+    place.plugin("hangs", &format!("compile: hang; once: {}", place.mark("hangs")));
+    let ran = place.succeed("run", "hangs", &["--start-timeout", "3"]);
+    told(&place, "run", &ran, &[("hang", Some("hangs:0"))]);
+    assert!(message(&ran, 0).contains("gave no sign of life for 3 s"), "{}", message(&ran, 0));
+}
+
 /// What would be the same the second time is not tried a second time.
 #[test]
 fn what_a_back_end_cannot_do_goes_to_the_next_at_once() {
@@ -130,7 +140,8 @@ fn a_killed_worker_of_the_cpu_back_end_leaves_no_trace_in_the_curve() {
 fn strict_goes_no_other_way() {
     let place = Place::new();
     for (name, behaviour, cause) in [
-        ("dies", "step 3: segv", "crash"),
+        // The check before the first step takes two of its own.
+        ("dies", "step 5: segv", "crash"),
         ("fails", "compile: error internal", "error"),
         ("full", "run: most-rows 2", "out-of-memory"),
         ("wrong", "run: wrong", "wrong-numbers"),
