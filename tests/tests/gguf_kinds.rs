@@ -172,6 +172,10 @@ fn conversations_use_the_files_own_template() {
     let chat = on_cpu("generate", &model("q4_1"), &extra);
     let by_hand = ["--prompt", "<s>user: Hi<|eot|>assistant: ", "--temperature", "0", "--max-tokens", "4"];
     assert_eq!(chat, on_cpu("generate", &model("q4_1"), &by_hand));
+    let told = on_cpu("generate", &model("q4_1"), &[&extra[..], &["--system", "Be brief"]].concat());
+    let prompt = "<s>system: Be brief<|eot|>user: Hi<|eot|>assistant: ";
+    let by_hand = ["--prompt", prompt, "--temperature", "0", "--max-tokens", "4"];
+    assert_eq!(told, on_cpu("generate", &model("q4_1"), &by_hand));
     let mut command = finetune(["generate", "--backend", "cpu", "--chat", "--prompt", "Hi", "--model"]);
     let message = fail(command.arg(model("f16")).arg("--plugins").arg(plugins()));
     assert!(message.contains("no chat template"), "{message}");

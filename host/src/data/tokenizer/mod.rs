@@ -105,6 +105,11 @@ impl Tokenizer {
         &self.0.ends
     }
 
+    /// The id of a token by its text.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        self.0.raw.token_to_id(token)
+    }
+
     /// At most `limit` tokens of `text`: template, text, end token; the rest is cut off.
     pub fn encode(&self, text: &str, limit: usize) -> Result<Vec<u32>, DataError> {
         self.text_example(text, limit).map_err(|reason| DataError::Encode { reason })
