@@ -17,7 +17,8 @@ pub fn check(settings: &Settings) -> anyhow::Result<()> {
     if let Some(adapter) = &settings.adapter {
         PeftAdapter::open(adapter)?;
     }
-    let data = settings.data.iter().chain(&settings.valid);
-    data.map(|file| Dataset::check_is_file(file)).collect::<Result<(), _>>()?;
+    for file in settings.data.iter().chain(&settings.valid) {
+        Dataset::check_is_file(file)?;
+    }
     Ok(())
 }

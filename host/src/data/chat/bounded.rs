@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn bounds_hold() {
         let short = Bounds { time: Duration::from_millis(30), ..BOUNDS };
-        let message = run(short, || loop_for_good()).unwrap_err();
+        let message = run(short, loop_for_good).unwrap_err();
         assert!(message.contains("longer than 0.03 s"), "{message}");
         for take in [all_at_once, piece_by_piece] {
             let message = run(BOUNDS, move || Ok(take())).unwrap_err();
