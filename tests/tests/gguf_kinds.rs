@@ -210,7 +210,7 @@ fn weights_that_are_no_numbers_are_said() {
         &["before anything", "weights"],
     );
     refused("generate", &on(&["--prompt", "Hello there"]), &["NaN", "weights are damaged"]);
-    refused("export", &["--out", out], &["NaN", "no finite number"]);
+    refused("export", &["--out", &format!("{out}-exported")], &["NaN", "no finite number"]);
 }
 
 /// Sentences for what is beside the point.

@@ -89,14 +89,17 @@ fn generate(program: &Path, adapter: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// A prompt and how the model went on, as a reader wants it: in lines, and with a sign where it was not at its end.
+/// A prompt and how the model went on, as a reader wants it: in lines, and without half a word where it was cut.
 fn text(prompt: &str, completion: &str) -> String {
-    let text = format!("{prompt}{}", completion.trim_end());
-    let sign = if text.ends_with(['.', '!', '?', '"']) { "" } else { " ..." };
+    let mut text = format!("{prompt}{}", completion.trim_end());
+    if !text.ends_with(['.', '!', '?', '"']) {
+        text.truncate(text.rfind(char::is_whitespace).unwrap_or(text.len()));
+        text += " ...";
+    }
     let mut lines = vec![String::from("   ")];
-    for word in format!("{text}{sign}").split_whitespace() {
+    for word in text.split_whitespace() {
         let line = lines.last_mut().expect("there is one");
-        match line.len() + word.len() < 100 {
+        match line.len() + word.len() < 115 {
             true => *line += &format!(" {word}"),
             false => lines.push(format!("    {word}")),
         }
@@ -149,7 +152,7 @@ mod tests {
     fn a_text_begins_with_its_prompt_and_says_that_it_was_cut() {
         assert_eq!(text("The wind", " is up.\n\nAll well."), "    The wind is up. All well.");
         assert_eq!(text("The", &" word".repeat(30)).lines().count(), 2);
-        assert!(text("The", " w").ends_with("The w ..."));
+        assert_eq!(text("The", " wind blew wor"), "    The wind blew ...");
     }
 
     /// Run folders sort by time; leap days, century rules and the last second of a year are where this goes wrong.
