@@ -103,8 +103,8 @@ impl Prepared {
         }
         let tokenizer = Tokenizer::from_model(&request.model)?;
         let template = template(request)?;
-        let prompt = prompt(request, template.as_ref(), &tokenizer)?;
         let limit = source.architecture.position_limit();
+        let prompt = prompt(request, template.as_ref(), &tokenizer, limit)?;
         check_prompt(&prompt, source.architecture.vocabulary(), limit)?;
         let mut ends = end_tokens(&source, &tokenizer)?;
         // A model that was only just taught to chat names no end of a turn, but says it.
@@ -217,14 +217,18 @@ fn prompt(
     request: &GenerateRequest,
     template: Option<&ChatTemplate>,
     tokenizer: &Tokenizer,
+    limit: Option<usize>,
 ) -> Result<Vec<u32>, GenerateError> {
-    let Some(template) = template else { return Ok(tokenizer.encode_prompt(&request.prompt, true)?) };
+    // One more than there may be shows that it is too long.
+    let most = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
+    let encode = |text: &str, begin: bool| Ok(tokenizer.encode_prompt_head(text, begin, most)?);
+    let Some(template) = template else { return encode(&request.prompt, true) };
     let message = |role: &str, content: &str| json!({"role": role, "content": content});
     let system = request.system.iter().map(|system| message("system", system));
     let messages: Vec<Value> = system.chain([message("user", &request.prompt)]).collect();
     let text = template.render(&Conversation { messages, tools: None }, true)?;
     // The template writes all special tokens itself.
-    Ok(tokenizer.encode_prompt(&text, false)?)
+    encode(&text, false)
 }
 
 fn check_prompt(prompt: &[u32], vocabulary: usize, limit: Option<usize>) -> Result<(), GenerateError> {
@@ -242,8 +246,7 @@ fn check_prompt(prompt: &[u32], vocabulary: usize, limit: Option<usize>) -> Resu
     }
     match limit {
         Some(limit) if prompt.len() > limit => refuse(format!(
-            "the prompt has {} tokens, and the model has {limit} positions; shorten the prompt",
-            prompt.len()
+            "the prompt has more than {limit} tokens, and the model has {limit} positions; shorten the prompt"
         )),
         _ => Ok(()),
     }
