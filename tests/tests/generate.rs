@@ -225,13 +225,16 @@ fn what_ends_a_turn_in_the_template_ends_an_answer() {
     assert!(text.is_empty() && log.contains("ended by the model"), "{end}: {text:?}, {log}");
 }
 
-/// Ctrl-C ends it with what was said so far, and says so.
+/// Ctrl-C ends it with what was said so far, and says so. This text has no end of its own.
 #[test]
 #[cfg(unix)]
 fn an_interrupt_ends_it_with_what_was_said() {
-    let args = ["--temperature", "1", "--max-tokens", "100000", "--prompt", "Hello"];
-    let mut command = generate("llama", &args);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(folder("llama").join("expected.json")).unwrap()).unwrap();
+    let prompt = expected["cases"][0]["prompt"].as_str().unwrap();
+    let generate =
+        |tokens: &str| generate("llama", &["--temperature", "0", "--prompt", prompt, "--max-tokens", tokens]);
+    let mut child = generate("1000000").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = vec![0; 64];
     child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -240,11 +243,19 @@ fn an_interrupt_ends_it_with_what_was_said() {
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{log}");
     assert!(log.contains("stopping") && log.contains("stopped"), "{log}");
+    let tokens = log.split_once("generated ").and_then(|(_, rest)| rest.split_once(" tokens")).unwrap().0;
     let said = String::from_utf8([said, output.stdout].concat()).unwrap();
-    let limit = said.chars().count().min(200).to_string();
-    let again =
-        succeed(&mut generate("llama", &["--temperature", "1", "--max-tokens", &limit, "--prompt", "Hello"]));
-    assert!(said.starts_with(again.trim_end_matches('\u{fffd}')), "{said:?} is not {again:?}");
+    assert_eq!(said, succeed(&mut generate(&tokens.replace(',', ""))));
+}
+
+/// Rotary positions go on without an end, but the model has seen none beyond these.
+#[test]
+fn a_prompt_beyond_the_models_context_is_told() {
+    let prompt = "a b c d ".repeat(1100);
+    let (_, log) = on_cpu(&folder("llama").join("model"), &["--max-tokens", "1", "--prompt", &prompt]);
+    assert!(log.contains("warning") && log.contains("4096 positions"), "{log}");
+    let (_, log) = on_cpu(&folder("llama").join("model"), &["--max-tokens", "1", "--prompt", "a"]);
+    assert!(!log.contains("warning"), "{log}");
 }
 
 #[test]

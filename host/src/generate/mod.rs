@@ -106,6 +106,9 @@ impl Prepared {
         let limit = source.architecture.position_limit();
         let prompt = prompt(request, template.as_ref(), &tokenizer, limit)?;
         check_prompt(&prompt, source.architecture.vocabulary(), limit)?;
+        if let Some(message) = beyond_context(&source, prompt.len()) {
+            observer.event(&Event::Warning { message });
+        }
         let mut ends = end_tokens(&source, &tokenizer)?;
         // A model that was only just taught to chat names no end of a turn, but says it.
         ends.extend(template.and_then(|template| template.end_of_turn(&tokenizer)));
@@ -250,6 +253,17 @@ fn check_prompt(prompt: &[u32], vocabulary: usize, limit: Option<usize>) -> Resu
         )),
         _ => Ok(()),
     }
+}
+
+/// What is to be said where a model can read a prompt of so many tokens, but was not made for it.
+fn beyond_context(source: &Source, tokens: usize) -> Option<String> {
+    let context = source.files.config().get("max_position_embeddings")?.as_u64()?;
+    (tokens as u64 > context).then(|| {
+        format!(
+            "the prompt has {tokens} tokens, and the model was made for {context} positions; what it says may be worth \
+             nothing"
+        )
+    })
 }
 
 /// Every token that ends a text: of `generation_config.json`, where chat models name the end of a turn, and those of
