@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use finetune_plugin_api::program::{DType, TensorType};
-
 use crate::data::{ChatTemplate, EvalBatches, Fingerprint, Loader, LoaderOptions, Tokenizer};
-use crate::optim::{AdamW, Schedule, state};
+use crate::optim::{AdamW, Schedule};
 
 use super::checkpoint::{self, State};
 use super::config::{Length, Method, RunConfig};
@@ -105,17 +103,7 @@ impl<'a> Run<'a> {
         self.note_cut_examples();
         let observer = &mut *self.observer;
         self.session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
-        for tensor in self.session.trained().to_vec() {
-            let ty = TensorType::new(DType::F32, &tensor.shape);
-            for name in [
-                state::gradient(&tensor.name),
-                state::first_moment(&tensor.name),
-                state::second_moment(&tensor.name),
-            ] {
-                self.session.zeros(&name, &ty)?;
-            }
-        }
-        self.session.zeros(state::LOSS_SUM, &TensorType::scalar(DType::F32))?;
+        self.session.begin_state()?;
         if resume {
             self.restore()?;
         }

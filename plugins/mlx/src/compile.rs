@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::{self, peak};
-use finetune_plugin_api::program::{Node, Program, ValueId};
+use finetune_plugin_api::program::{Node, Op, Program, ValueId};
 
 use crate::facts::{Facts, Spans, is_attention};
 use crate::mlx::{Array, Closure, Mlx};
@@ -23,6 +23,8 @@ pub struct Compiled {
     updated: Vec<usize>,
     spans: Spans,
     sums: Rc<Sums>,
+    /// Values that the closure gives behind the results.
+    gathered: Rc<Vec<ValueId>>,
     /// Bytes that a run needs besides its arguments.
     room: usize,
     /// The closure's results in the order in which the program computes them, in parts.
@@ -38,12 +40,14 @@ impl Compiled {
         let (spans, sums) = (Spans::of(&program), Rc::new(Sums::of(&program, &mlx)));
         let position = |update: &finetune_plugin_api::program::Update| argument(update.state);
         let updated = program.updates().iter().filter_map(position).collect();
-        let groups = groups(&program);
+        let gathered = gathered(&program, &needed);
+        let groups = groups(&program, &gathered);
         let report = peak(&program, &ops::plan_options(mlx.gpu));
         let room = report.outputs.saturating_add(report.arena).saturating_add(report.workspace);
         let (program, needed) = (Rc::new(program), Rc::new(needed));
         let variants = HashMap::new();
-        Ok(Compiled { program, mlx, needed, updated, spans, sums, room, groups, compile, variants })
+        let gathered = Rc::new(gathered);
+        Ok(Compiled { program, mlx, needed, updated, spans, sums, gathered, room, groups, compile, variants })
     }
 
     /// What is to be known of arguments with these contents, as far as the host wrote them.
@@ -65,7 +69,7 @@ impl Compiled {
         &self.groups
     }
 
-    /// The graph of a run: outputs, then new states.
+    /// The graph of a run: outputs, new states, and values to be evaluated on the way to them.
     pub fn apply(&mut self, facts: &Facts, arguments: &[Array]) -> Result<Vec<Array>, Error> {
         if !self.variants.contains_key(facts) {
             let closure = self.closure(facts)?;
@@ -80,6 +84,7 @@ impl Compiled {
             program: self.program.clone(),
             needed: self.needed.clone(),
             sums: self.sums.clone(),
+            gathered: self.gathered.clone(),
             facts: facts.clone(),
         };
         let plain = Closure::new(move |arguments| tracing.results(arguments));
@@ -90,9 +95,24 @@ impl Compiled {
 /// Values of a program that are worth an evaluation of their own.
 const PART: usize = 16;
 
-/// The numbers of results, outputs and then updates, sorted by where they are defined and cut into parts.
-fn groups(program: &Program) -> Vec<Vec<usize>> {
-    let results: Vec<ValueId> = plan::results(program).collect();
+/// Parts of a concatenation from which on they are worth an evaluation of their own.
+const MANY: usize = 16;
+
+/// The parts of long concatenations, gradients as a rule: computed when the whole is wanted, what they are made of
+/// would be kept until then.
+fn gathered(program: &Program, needed: &[bool]) -> Vec<ValueId> {
+    let long = program.nodes().iter().filter(|node| node.op == Op::Concat && node.operands.len() >= MANY);
+    let parts = long.flat_map(|node| node.operands.iter().copied());
+    let mut parts: Vec<ValueId> = parts.filter(|part| needed[part.index()]).collect();
+    parts.sort_unstable();
+    parts.dedup();
+    parts
+}
+
+/// The numbers of results, outputs and then updates, and of what is gathered, sorted by where they are defined and cut
+/// into parts.
+fn groups(program: &Program, gathered: &[ValueId]) -> Vec<Vec<usize>> {
+    let results: Vec<ValueId> = plan::results(program).chain(gathered.iter().copied()).collect();
     let mut order: Vec<usize> = (0..results.len()).collect();
     order.sort_by_key(|&i| results[i]);
     let (mut groups, mut end): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
@@ -115,6 +135,7 @@ struct Tracing {
     program: Rc<Program>,
     needed: Rc<Vec<bool>>,
     sums: Rc<Sums>,
+    gathered: Rc<Vec<ValueId>>,
     facts: Facts,
 }
 
@@ -154,7 +175,8 @@ impl Tracing {
             // to it.
             if program.ty(id).elements() == 1 { self.mlx.copy(array) } else { Ok(array.clone()) }
         };
-        plan::results(program).map(result).collect()
+        let gathered = self.gathered.iter().map(|&id| value(&values, id).cloned());
+        plan::results(program).map(result).chain(gathered).collect()
     }
 
     fn step<'a>(
