@@ -89,7 +89,10 @@ impl Lora {
             )));
         }
         let by_path = modules.iter().enumerate().map(|(i, module)| (module.path.clone(), i)).collect();
-        let packing = Packing::of(modules.iter().flat_map(LoraModule::tensors));
+        let packing = Packing::of(modules.iter().flat_map(|module| {
+            let [a, b] = module.tensors();
+            [(a.0, a.1, 1.0), (b.0, b.1, module.scale)]
+        }));
         Ok(Lora { dropout: config.dropout, config, modules, by_path, packing })
     }
 

@@ -2,7 +2,8 @@
 //!
 //! An adapter on every linear layer is hundreds of small tensors. With an argument for each of them, and for its
 //! gradient and both moments, most of the optimizer's step would be the overhead of thousands of small ops. Packed,
-//! AdamW is one op for all. Files, names and numbers are as without it.
+//! AdamW is one op for all. Tensors that the model multiplies with the same factor are packed together, so that this is
+//! one op, too. Files and names are as without it.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,8 @@ pub struct Pack {
     pub name: String,
     /// Elements, fillers included.
     pub elements: usize,
+    /// What its tensors are multiplied with where the model reads them.
+    pub scale: f64,
     /// The names of its tensors, in order.
     pub members: Vec<String>,
 }
@@ -50,21 +53,25 @@ impl Place {
 }
 
 impl Packing {
-    /// Packs tensors in their order. One that is large by itself stays by itself.
-    pub fn of(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Packing {
+    /// Packs tensors, each with its shape and factor, in their order. One that is large by itself stays by itself.
+    pub fn of(tensors: impl IntoIterator<Item = (String, Vec<usize>, f64)>) -> Packing {
         let mut packing = Packing::default();
-        for (name, shape) in tensors {
+        for (name, shape, scale) in tensors {
             let elements: usize = shape.iter().product();
             if elements > MOST {
                 continue;
             }
             let begin = |pack: &Pack| pack.elements.next_multiple_of(ALIGN);
-            if packing.packs.last().is_none_or(|pack| begin(pack) + elements > MOST) {
-                // `#` stands in no tensor's name.
-                let name = format!("#adapters.{}", packing.packs.len());
-                packing.packs.push(Pack { name, elements: 0, members: Vec::new() });
-            }
-            let number = packing.packs.len() - 1;
+            let last = packing.packs.iter().rposition(|pack| pack.scale == scale);
+            let number = match last.filter(|&number| begin(&packing.packs[number]) + elements <= MOST) {
+                Some(number) => number,
+                None => {
+                    // `#` stands in no tensor's name.
+                    let name = format!("#adapters.{}", packing.packs.len());
+                    packing.packs.push(Pack { name, elements: 0, scale, members: Vec::new() });
+                    packing.packs.len() - 1
+                }
+            };
             let pack = &mut packing.packs[number];
             let offset = begin(pack);
             pack.elements = offset + elements;
@@ -151,7 +158,7 @@ mod tests {
     use super::*;
 
     fn packing(sizes: &[usize]) -> Packing {
-        Packing::of(sizes.iter().enumerate().map(|(i, &size)| (format!("t{i}"), vec![size])))
+        Packing::of(sizes.iter().enumerate().map(|(i, &size)| (format!("t{i}"), vec![size], 1.0)))
     }
 
     /// Tensors keep their order, begin at multiples of 64 elements, and never share an element.
@@ -175,10 +182,20 @@ mod tests {
         assert_eq!((last.pack, last.offset), (1, 0));
     }
 
+    #[test]
+    fn tensors_of_one_factor_are_together() {
+        let factors = [1.0, 2.0, 1.0, 2.0].into_iter().enumerate();
+        let packing = Packing::of(factors.map(|(i, factor)| (format!("t{i}"), vec![8], factor)));
+        let members: Vec<_> =
+            packing.packs().iter().map(|pack| (pack.scale, pack.members.join(" "))).collect();
+        assert_eq!(members, [(1.0, "t0 t2".into()), (2.0, "t1 t3".into())]);
+    }
+
     /// What is gathered in any order is what unpacking reads.
     #[test]
     fn gathering_is_the_inverse_of_unpacking() {
-        let packing = Packing::of([("a".into(), vec![2, 2]), ("b".into(), vec![3]), ("c".into(), vec![64])]);
+        let tensors = [("a", vec![2, 2]), ("b", vec![3]), ("c", vec![64])];
+        let packing = Packing::of(tensors.map(|(name, shape)| (name.into(), shape, 1.0)));
         let mut b = Builder::new();
         let packed = b.input("packed", TensorType::new(DType::F32, &[packing.packs()[0].elements]));
         let mut gathering = Gathering::new(&packing);

@@ -255,8 +255,10 @@ impl<'a> Forward<'a> {
         let x = self.dropped(x, site);
         let [a, b] = module.tensors().map(|(name, shape)| self.adapter_tensor(name, &shape));
         let low = self.b.matmul(x, a, false, true);
-        // Scaled where it is narrow.
-        let low = self.b.scale(low, module.scale);
+        // A packed B is scaled with its pack; else it is done where it is narrow.
+        let is_scaled =
+            self.options.lora.is_some_and(|lora| lora.packing().place(&module.b_name()).is_some());
+        let low = if is_scaled { low } else { self.b.scale(low, module.scale) };
         self.b.matmul(low, b, false, true)
     }
 
@@ -273,7 +275,8 @@ impl<'a> Forward<'a> {
         let packed = *self.packs.entry(place.pack).or_insert_with(|| {
             let pack = &packing.packs()[place.pack];
             let state = self.b.state(&pack.name, TensorType::new(DType::F32, &[pack.elements]));
-            self.b.cast(state, compute)
+            let scaled = self.b.scale(state, pack.scale);
+            self.b.cast(scaled, compute)
         });
         let tensor = unpack(&mut self.b, packed, place);
         self.trained.push((name, tensor));

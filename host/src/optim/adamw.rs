@@ -118,7 +118,12 @@ pub fn accumulate(
         match packing.place(name).map(|place| gathering.put(b, place, gradient)) {
             None => add_to(b, &state::gradient(name), gradient),
             Some(None) => {}
-            Some(Some((pack, gradients))) => add_to(b, &state::gradient(&pack.name), gradients),
+            Some(Some((pack, gradients))) => {
+                // The factor on what the model reads is one on its gradient.
+                let gradients = b.cast(gradients, DType::F32);
+                let gradients = b.scale(gradients, pack.scale);
+                add_to(b, &state::gradient(&pack.name), gradients);
+            }
         }
     })?;
     add_to(b, state::LOSS_SUM, loss_sum);

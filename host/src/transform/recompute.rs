@@ -21,18 +21,11 @@ pub fn recompute(program: &Program, forward: usize) -> Result<Program, ProgramEr
     rewrite(program, forward, &again)
 }
 
-/// Whether an op is worth computing twice. Those that only move elements are free, and lead to others.
+/// Whether an op is worth computing twice. A reshape is free, and is a link to what it is of.
 fn is_cheap(op: Op) -> bool {
     matches!(
         op,
-        Op::RmsNorm
-            | Op::LayerNorm
-            | Op::Gated
-            | Op::Activation
-            | Op::Dropout
-            | Op::Cast
-            | Op::Reshape
-            | Op::Slice
+        Op::RmsNorm | Op::LayerNorm | Op::Gated | Op::Activation | Op::Dropout | Op::Cast | Op::Reshape
     )
 }
 
@@ -99,7 +92,9 @@ impl<'a> Lives<'a> {
             };
             // What ends the run is kept whatever else reads it.
             let is_end = node.results.iter().any(|result| self.last[result.index()] == usize::MAX);
-            if is_cheap(node.op) && !is_end && self.are_there(node, at) {
+            // Another shape of what is kept anyhow takes no memory.
+            let is_free = node.op == Op::Reshape && self.last[node.operands[0].index()] >= at;
+            if is_cheap(node.op) && !is_end && !is_free && self.are_there(node, at) {
                 again.insert(number, at);
                 // Operands are then read there: those that are computed again themselves, by then.
                 node.operands.iter().for_each(|&operand| self.read(operand, at));
