@@ -6,12 +6,13 @@ use std::rc::Rc;
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::{self, peak};
-use finetune_plugin_api::program::{Node, Op, Program, ValueId};
+use finetune_plugin_api::program::{Node, Program, ValueId};
 
 use crate::facts::{Facts, Spans, is_attention};
 use crate::mlx::{Array, Closure, Mlx};
 use crate::ops::{self, Step};
 use crate::sums::{Sum, Sums};
+use crate::waypoints;
 
 /// A program, ready to run.
 pub struct Compiled {
@@ -24,7 +25,7 @@ pub struct Compiled {
     spans: Spans,
     sums: Rc<Sums>,
     /// Values that the closure gives behind the results.
-    gathered: Rc<Vec<ValueId>>,
+    waypoints: Rc<Vec<ValueId>>,
     /// Bytes that a run needs besides its arguments.
     room: usize,
     /// The closure's results in the order in which the program computes them, in parts.
@@ -40,14 +41,26 @@ impl Compiled {
         let (spans, sums) = (Spans::of(&program), Rc::new(Sums::of(&program, &mlx)));
         let position = |update: &finetune_plugin_api::program::Update| argument(update.state);
         let updated = program.updates().iter().filter_map(position).collect();
-        let gathered = gathered(&program, &needed);
-        let groups = groups(&program, &gathered);
+        let waypoints = waypoints::of(&program, &needed, mlx.gpu);
+        let groups = groups(&program, &waypoints);
         let report = peak(&program, &ops::plan_options(mlx.gpu));
         let room = report.outputs.saturating_add(report.arena).saturating_add(report.workspace);
         let (program, needed) = (Rc::new(program), Rc::new(needed));
         let variants = HashMap::new();
-        let gathered = Rc::new(gathered);
-        Ok(Compiled { program, mlx, needed, updated, spans, sums, gathered, room, groups, compile, variants })
+        let waypoints = Rc::new(waypoints);
+        Ok(Compiled {
+            program,
+            mlx,
+            needed,
+            updated,
+            spans,
+            sums,
+            waypoints,
+            room,
+            groups,
+            compile,
+            variants,
+        })
     }
 
     /// What is to be known of arguments with these contents, as far as the host wrote them.
@@ -84,7 +97,7 @@ impl Compiled {
             program: self.program.clone(),
             needed: self.needed.clone(),
             sums: self.sums.clone(),
-            gathered: self.gathered.clone(),
+            waypoints: self.waypoints.clone(),
             facts: facts.clone(),
         };
         let plain = Closure::new(move |arguments| tracing.results(arguments));
@@ -95,24 +108,9 @@ impl Compiled {
 /// Values of a program that are worth an evaluation of their own.
 const PART: usize = 16;
 
-/// Parts of a concatenation from which on they are worth an evaluation of their own.
-const MANY: usize = 16;
-
-/// The parts of long concatenations, gradients as a rule: computed when the whole is wanted, what they are made of
-/// would be kept until then.
-fn gathered(program: &Program, needed: &[bool]) -> Vec<ValueId> {
-    let long = program.nodes().iter().filter(|node| node.op == Op::Concat && node.operands.len() >= MANY);
-    let parts = long.flat_map(|node| node.operands.iter().copied());
-    let mut parts: Vec<ValueId> = parts.filter(|part| needed[part.index()]).collect();
-    parts.sort_unstable();
-    parts.dedup();
-    parts
-}
-
-/// The numbers of results, outputs and then updates, and of what is gathered, sorted by where they are defined and cut
-/// into parts.
-fn groups(program: &Program, gathered: &[ValueId]) -> Vec<Vec<usize>> {
-    let results: Vec<ValueId> = plan::results(program).chain(gathered.iter().copied()).collect();
+/// The numbers of results (outputs, updates, waypoints), sorted by where they are defined and cut into parts.
+fn groups(program: &Program, waypoints: &[ValueId]) -> Vec<Vec<usize>> {
+    let results: Vec<ValueId> = plan::results(program).chain(waypoints.iter().copied()).collect();
     let mut order: Vec<usize> = (0..results.len()).collect();
     order.sort_by_key(|&i| results[i]);
     let (mut groups, mut end): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
@@ -135,7 +133,7 @@ struct Tracing {
     program: Rc<Program>,
     needed: Rc<Vec<bool>>,
     sums: Rc<Sums>,
-    gathered: Rc<Vec<ValueId>>,
+    waypoints: Rc<Vec<ValueId>>,
     facts: Facts,
 }
 
@@ -175,8 +173,8 @@ impl Tracing {
             // to it.
             if program.ty(id).elements() == 1 { self.mlx.copy(array) } else { Ok(array.clone()) }
         };
-        let gathered = self.gathered.iter().map(|&id| value(&values, id).cloned());
-        plan::results(program).map(result).chain(gathered).collect()
+        let waypoints = self.waypoints.iter().map(|&id| value(&values, id).cloned());
+        plan::results(program).map(result).chain(waypoints).collect()
     }
 
     fn step<'a>(
