@@ -5,11 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use finetune_plugin_api::program::{Class, DType, Program, TensorType};
+use finetune_plugin_api::program::Class;
 
-use crate::autodiff;
 use crate::data::Batch;
-use crate::optim::{self, AdamW, accumulate, state};
+use crate::optim::{self, AdamW};
 use crate::plugins::{Device, Speed};
 use crate::precision::Precision;
 use crate::train::session::{Purpose, Session};
@@ -74,24 +73,14 @@ fn session(device: &Device, precision: Precision) -> Result<Session, TrainError>
     };
     let mut session = Session::new(backend, source, Some(adapter), precision, false)?;
     session.load(&mut |_, _| {})?;
-    for tensor in session.trained().to_vec() {
-        let ty = TensorType::new(DType::F32, &tensor.shape);
-        for name in [
-            state::gradient(&tensor.name),
-            state::first_moment(&tensor.name),
-            state::second_moment(&tensor.name),
-        ] {
-            session.zeros(&name, &ty)?;
-        }
-    }
-    session.zeros(state::LOSS_SUM, &TensorType::scalar(DType::F32))?;
+    session.begin_state()?;
     Ok(session)
 }
 
 /// The speed, and the loss of the last step.
 fn steps(session: &mut Session) -> Result<(Speed, f32), TrainError> {
     let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: Some(1.0) };
-    let whole = whole_program(session)?;
+    let whole = session.whole_accumulate_program(ROWS, LENGTH)?;
     let native = session.backend.device.ops()?;
     let composites: Vec<_> =
         whole.nodes().iter().filter(|node| node.op.def().class == Class::Composite).collect();
@@ -131,14 +120,6 @@ fn steps(session: &mut Session) -> Result<(Speed, f32), TrainError> {
     let tokens_per_s = tokens as f64 / begun.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
     let speed = Speed { tokens_per_s, native_ops, decomposed_ops: composites.len() - native_ops };
     Ok((speed, loss))
-}
-
-/// As the host writes it, before it is written for the device.
-fn whole_program(session: &Session) -> Result<Program, TrainError> {
-    let mut forward = session.forward(ROWS, LENGTH, true)?;
-    let options = autodiff::Options::for_device(&session.backend.device.ops()?);
-    accumulate(&mut forward.builder, forward.loss, &forward.trained, options)?;
-    Ok(forward.builder.finish()?)
 }
 
 fn batch() -> Batch {

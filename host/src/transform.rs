@@ -1,8 +1,12 @@
 //! Program to program: what is done to a finished program before a device compiles it.
 
+mod recompute;
+
 use std::collections::BTreeSet;
 
 use finetune_plugin_api::program::{Class, NativeOps, Program, ProgramError, lower};
+
+pub use recompute::recompute;
 
 /// The program as a device with these native ops can take it: composites that it has not are written as
 /// simpler ops, and ops that nobody reads are dropped. Arguments, updates and outputs stay as they are.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::packing::Packing;
 use crate::models::{Architecture, Init, LinearSpec, ModelError};
 use crate::weights::peft::{LoraShape, PeftConfig, TargetSpec};
 
@@ -14,6 +15,7 @@ pub struct Lora {
     pub dropout: f64,
     modules: Vec<LoraModule>,
     by_path: BTreeMap<String, usize>,
+    packing: Packing,
 }
 
 /// The adapter on one linear layer.
@@ -52,6 +54,11 @@ impl LoraModule {
         [self.outputs, self.rank]
     }
 
+    /// Names and shapes of A and B.
+    pub fn tensors(&self) -> [(String, Vec<usize>); 2] {
+        [(self.a_name(), self.a_shape().to_vec()), (self.b_name(), self.b_shape().to_vec())]
+    }
+
     /// How A begins: the uniform distribution that PEFT takes, so that B A x = 0 at first through B alone.
     pub fn a_init(&self) -> Init {
         Init::Uniform { bound: 1.0 / (self.inputs as f64).sqrt() }
@@ -82,12 +89,21 @@ impl Lora {
             )));
         }
         let by_path = modules.iter().enumerate().map(|(i, module)| (module.path.clone(), i)).collect();
-        Ok(Lora { dropout: config.dropout, config, modules, by_path })
+        let packing = Packing::of(modules.iter().flat_map(|module| {
+            let [a, b] = module.tensors();
+            [(a.0, a.1, 1.0), (b.0, b.1, module.scale)]
+        }));
+        Ok(Lora { dropout: config.dropout, config, modules, by_path, packing })
     }
 
     /// The adapted layers in the order of the forward pass.
     pub fn modules(&self) -> &[LoraModule] {
         &self.modules
+    }
+
+    /// How the adapters' tensors lie in the programs' state.
+    pub fn packing(&self) -> &Packing {
+        &self.packing
     }
 
     /// The adapter on the layer at `path`.

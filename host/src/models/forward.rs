@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use finetune_plugin_api::program::{Attrs, Builder, DType, Op, TensorType, ValueId};
 
 use super::{Architecture, ModelError, cache};
-use crate::adapters::Lora;
+use crate::adapters::{Lora, unpack};
 use crate::precision::Precision;
 
 /// Names of the inputs of a program that [`loss_program`] begins; B rows of T positions.
@@ -95,6 +95,8 @@ pub struct Forward<'a> {
     computed: BTreeSet<String>,
     arguments: BTreeMap<String, ValueId>,
     trained: Vec<(String, ValueId)>,
+    /// Packs of adapters in the type of products.
+    packs: BTreeMap<usize, ValueId>,
     linears: BTreeMap<String, (usize, super::LinearSpec)>,
     dropout: Option<DropoutKeys>,
     cached: usize,
@@ -115,7 +117,7 @@ pub struct LossProgram {
     pub builder: Builder,
     /// The sum of the target tokens' losses, f32[].
     pub loss: ValueId,
-    /// Trained tensors by name, each an f32 state argument.
+    /// Trained tensors by name: each an f32 state argument, or out of a pack of them and in the type of products.
     pub trained: Vec<(String, ValueId)>,
 }
 
@@ -164,6 +166,7 @@ impl<'a> Forward<'a> {
             computed: computed.into_iter().map(|(name, _)| name).collect(),
             arguments: BTreeMap::new(),
             trained: Vec::new(),
+            packs: BTreeMap::new(),
             linears: linears.map(|(site, linear)| (linear.path.clone(), (site, linear))).collect(),
             dropout: None,
             cached: 0,
@@ -250,18 +253,34 @@ impl<'a> Forward<'a> {
     /// scale * B A dropout(x) (Hu et al. 2021).
     fn lora_change(&mut self, module: &crate::adapters::LoraModule, site: usize, x: ValueId) -> ValueId {
         let x = self.dropped(x, site);
-        let compute = self.options.precision.compute();
-        let [a, b] = [(module.a_name(), module.a_shape()), (module.b_name(), module.b_shape())].map(
-            |(name, shape)| {
-                let state = self.b.state(&name, TensorType::new(DType::F32, &shape));
-                self.trained.push((name, state));
-                self.b.cast(state, compute)
-            },
-        );
+        let [a, b] = module.tensors().map(|(name, shape)| self.adapter_tensor(name, &shape));
         let low = self.b.matmul(x, a, false, true);
-        // Scaled where it is narrow.
-        let low = self.b.scale(low, module.scale);
+        // A packed B is scaled with its pack; else it is done where it is narrow.
+        let is_scaled =
+            self.options.lora.is_some_and(|lora| lora.packing().place(&module.b_name()).is_some());
+        let low = if is_scaled { low } else { self.b.scale(low, module.scale) };
         self.b.matmul(low, b, false, true)
+    }
+
+    /// A tensor of the adapters in the type of products.
+    fn adapter_tensor(&mut self, name: String, shape: &[usize]) -> ValueId {
+        let compute = self.options.precision.compute();
+        let packing = self.options.lora.map(Lora::packing);
+        let Some((packing, place)) = packing.and_then(|packing| Some((packing, packing.place(&name)?)))
+        else {
+            let state = self.b.state(&name, TensorType::new(DType::F32, shape));
+            self.trained.push((name, state));
+            return self.b.cast(state, compute);
+        };
+        let packed = *self.packs.entry(place.pack).or_insert_with(|| {
+            let pack = &packing.packs()[place.pack];
+            let state = self.b.state(&pack.name, TensorType::new(DType::F32, &[pack.elements]));
+            let scaled = self.b.scale(state, pack.scale);
+            self.b.cast(scaled, compute)
+        });
+        let tensor = unpack(&mut self.b, packed, place);
+        self.trained.push((name, tensor));
+        tensor
     }
 
     fn dropped(&mut self, x: ValueId, site: usize) -> ValueId {

@@ -4,6 +4,7 @@ use finetune_plugin_api::program::{
     Attrs, Builder, DType, Op, Program, ProgramError, Role, TensorType, ValueId,
 };
 
+use crate::adapters::{Gathering, Packing};
 use crate::autodiff::{AutodiffError, Options, gradients_as_ready};
 
 /// Names of the state that a step's programs share. A trained tensor's own state has its plain name; `#`
@@ -25,6 +26,16 @@ pub mod state {
     /// The second moment of a tensor.
     pub fn second_moment(name: &str) -> String {
         format!("{name}#v")
+    }
+
+    /// All that belongs to a trained tensor besides itself.
+    pub fn of(name: &str) -> [String; 3] {
+        [gradient(name), first_moment(name), second_moment(name)]
+    }
+
+    /// The name of a trained tensor and what is behind it in the name of its state, `#` included.
+    pub fn split(name: &str) -> (&str, &str) {
+        name.rfind('#').map_or((name, ""), |at| name.split_at(at))
     }
 }
 
@@ -92,16 +103,28 @@ impl AdamW {
 
 /// Ends an accumulate program: adds the loss sum f32[] of a micro-batch and its gradient with respect to each
 /// named tensor to the state that [`apply_program`] reads and resets. Each gradient is added as soon as it is
-/// there, so that they are never all in memory beside their sums.
+/// there, so that they are never all in memory beside their sums; those of packed tensors when their pack is complete.
 pub fn accumulate(
     b: &mut Builder,
     loss_sum: ValueId,
     trained: &[(String, ValueId)],
+    packing: &Packing,
     options: Options,
 ) -> Result<(), AutodiffError> {
+    let mut gathering = Gathering::new(packing);
     let wrt: Vec<ValueId> = trained.iter().map(|(_, value)| *value).collect();
     gradients_as_ready(b, loss_sum, &wrt, options, &mut |b, i, gradient| {
-        add_to(b, &state::gradient(&trained[i].0), gradient);
+        let name = &trained[i].0;
+        match packing.place(name).map(|place| gathering.put(b, place, gradient)) {
+            None => add_to(b, &state::gradient(name), gradient),
+            Some(None) => {}
+            Some(Some((pack, gradients))) => {
+                // The factor on what the model reads is one on its gradient.
+                let gradients = b.cast(gradients, DType::F32);
+                let gradients = b.scale(gradients, pack.scale);
+                add_to(b, &state::gradient(&pack.name), gradients);
+            }
+        }
     })?;
     add_to(b, state::LOSS_SUM, loss_sum);
     b.error().map_or(Ok(()), |error| Err(error.clone().into()))

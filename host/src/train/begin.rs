@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use finetune_plugin_api::program::{DType, TensorType};
-
 use crate::data::{ChatTemplate, EvalBatches, Fingerprint, Loader, LoaderOptions, Tokenizer};
-use crate::optim::{AdamW, Schedule, state};
+use crate::optim::{AdamW, Schedule};
 
 use super::backend::Backend;
 use super::checkpoint::{self, State};
@@ -128,17 +126,7 @@ impl<'a> Run<'a> {
         let observer = &mut *self.observer;
         self.session.pulse.give(Sign::Loading);
         self.session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
-        for tensor in self.session.trained().to_vec() {
-            let ty = TensorType::new(DType::F32, &tensor.shape);
-            for name in [
-                state::gradient(&tensor.name),
-                state::first_moment(&tensor.name),
-                state::second_moment(&tensor.name),
-            ] {
-                self.session.zeros(&name, &ty)?;
-            }
-        }
-        self.session.zeros(state::LOSS_SUM, &TensorType::scalar(DType::F32))?;
+        self.session.begin_state()?;
         if resume {
             self.restore()?;
         }

@@ -6,6 +6,7 @@ use crate::autodiff;
 use crate::data::Batch;
 use crate::models::input;
 use crate::optim::{AdamW, accumulate, apply_program};
+use crate::transform::recompute;
 
 use super::error::TrainError;
 use super::oversight::Sign;
@@ -14,10 +15,16 @@ use super::session::{Purpose, Session};
 impl Session {
     /// Loss and gradients of a micro-batch of that size, added to the state.
     pub fn accumulate_program(&self, rows: usize, length: usize) -> Result<Program, TrainError> {
+        self.lowered(self.whole_accumulate_program(rows, length)?)
+    }
+
+    /// The same before it is written for the device.
+    pub fn whole_accumulate_program(&self, rows: usize, length: usize) -> Result<Program, TrainError> {
         let mut forward = self.forward(rows, length, true)?;
+        let ops = forward.builder.nodes().len();
         let options = autodiff::Options::for_device(&self.backend.device.ops()?);
-        accumulate(&mut forward.builder, forward.loss, &forward.trained, options)?;
-        self.lowered(forward.builder.finish()?)
+        accumulate(&mut forward.builder, forward.loss, &forward.trained, self.packing(), options)?;
+        Ok(recompute(&forward.builder.finish()?, ops)?)
     }
 
     /// The summed loss of a batch of that size.
@@ -30,7 +37,7 @@ impl Session {
 
     /// The optimizer's step.
     pub fn apply_program(&self, adamw: &AdamW) -> Result<Program, TrainError> {
-        self.lowered(apply_program(self.trained(), adamw)?)
+        self.lowered(apply_program(self.slots(), adamw)?)
     }
 
     /// Adds a micro-batch's loss and gradients to the state.

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use finetune_plugin_api::program::{Arg, DType, Program, Role, TensorType};
 
+use crate::adapters::Packing;
 use crate::models::{
     Architecture, Extension, ForwardOptions, LossProgram, ModelError, extend_program, loss_program,
 };
-use crate::optim::Trainable;
+use crate::optim::{Trainable, state};
 use crate::plugins::{Buffer, Compiled};
 use crate::precision::Precision;
 use crate::transform;
@@ -46,6 +47,9 @@ pub struct Session {
     pub compiled: u64,
     tensors: BTreeMap<String, Buffer>,
     trained: Vec<Trainable>,
+    /// What the optimizer updates: trained tensors and, in the place of those that are packed, the packs.
+    slots: Vec<Trainable>,
+    packing: Packing,
     programs: Vec<Entry>,
     /// Programs that were built to foresee the memory, until they are compiled.
     built: Vec<(Purpose, Program)>,
@@ -73,6 +77,8 @@ impl Session {
         precision: Precision,
         full: bool,
     ) -> Result<Session, TrainError> {
+        let packing =
+            adapter.as_ref().map_or_else(Packing::default, |adapter| adapter.lora.packing().clone());
         let mut session = Session {
             backend,
             source,
@@ -83,23 +89,60 @@ impl Session {
             compiled: 0,
             tensors: BTreeMap::new(),
             trained: Vec::new(),
+            slots: Vec::new(),
+            packing,
             programs: Vec::new(),
             built: Vec::new(),
             clock: 0,
         };
         // Any size of batch reads the same tensors.
         let forward = session.forward(1, 1, false)?;
-        for (name, ty) in read(&forward) {
-            if forward.trained.iter().any(|(trained, _)| *trained == name) {
-                session.trained.push(Trainable { name, shape: ty.shape });
-            }
+        for (name, value) in &forward.trained {
+            session.trained.push(Trainable { name: name.clone(), shape: forward.builder.shape(*value) });
         }
+        let alone = session.trained.iter().filter(|tensor| session.packing.place(&tensor.name).is_none());
+        let packs = session.packing.packs().iter();
+        let packs = packs.map(|pack| Trainable { name: pack.name.clone(), shape: vec![pack.elements] });
+        session.slots = alone.cloned().chain(packs).collect();
         Ok(session)
     }
 
     /// The trained tensors, in the order in which the model reads them.
     pub fn trained(&self) -> &[Trainable] {
         &self.trained
+    }
+
+    /// What the optimizer updates: trained tensors and packs of them.
+    pub fn slots(&self) -> &[Trainable] {
+        &self.slots
+    }
+
+    /// How trained tensors are packed.
+    pub fn packing(&self) -> &Packing {
+        &self.packing
+    }
+
+    /// Zeros for what a step's programs keep besides the trained tensors: gradients, moments, the loss sum.
+    pub fn begin_state(&mut self) -> Result<(), TrainError> {
+        for slot in self.slots.clone() {
+            let ty = TensorType::new(DType::F32, &slot.shape);
+            for name in state::of(&slot.name) {
+                self.zeros(&name, &ty)?;
+            }
+        }
+        self.zeros(state::LOSS_SUM, &TensorType::scalar(DType::F32))
+    }
+
+    /// The buffer that holds a tensor or what belongs to it, and where in it, in bytes.
+    fn locate(&self, name: &str) -> Result<(&Buffer, usize), TrainError> {
+        let (tensor, suffix) = state::split(name);
+        match self.packing.place(tensor) {
+            None => Ok((self.tensor(name)?, 0)),
+            Some(place) => {
+                let pack = &self.packing.packs()[place.pack];
+                Ok((self.tensor(&format!("{}{suffix}", pack.name))?, place.offset * DType::F32.size()))
+            }
+        }
     }
 
     /// The forward program with the summed loss, open for gradients.
@@ -145,8 +188,10 @@ impl Session {
         let total: u64 = wanted.iter().map(|(_, ty)| ty.bytes() as u64).sum();
         let mut done = 0;
         for (name, ty) in wanted {
-            let trained = self.trained.iter().any(|trained| trained.name == name);
-            let buffer = self.bring(&name, &ty, trained)?;
+            let buffer = match self.packing.pack(&name) {
+                Some(pack) => self.bring_pack(&pack.members, &ty)?,
+                None => self.bring(&name, &ty, self.trained.iter().any(|trained| trained.name == name))?,
+            };
             self.tensors.insert(name, buffer);
             done += ty.bytes() as u64;
             progress(done, total);
@@ -172,6 +217,22 @@ impl Session {
         let buffer = self.backend.device.allocate(ty)?;
         elements
             .for_each_piece(to, |offset, bytes| Ok(self.backend.device.upload(&buffer, offset, bytes)?))?;
+        Ok(buffer)
+    }
+
+    fn bring_pack(&self, members: &[String], ty: &TensorType) -> Result<Buffer, TrainError> {
+        let buffer = self.backend.device.allocate(ty)?;
+        self.upload_zeros(&buffer, ty.bytes())?;
+        for name in members {
+            let adapter = self.adapter.as_ref().and_then(|adapter| adapter.elements(name));
+            let (Some(elements), Some(place)) = (adapter, self.packing.place(name)) else {
+                return Err(TrainError::Internal(format!("the adapters have no tensor {name:?}")));
+            };
+            let begin = place.offset * DType::F32.size();
+            elements.for_each_piece(WeightDType::F32, |offset, bytes| {
+                Ok(self.backend.device.upload(&buffer, begin + offset, bytes)?)
+            })?;
+        }
         Ok(buffer)
     }
 
@@ -218,12 +279,12 @@ impl Session {
         elements: usize,
         mut piece: impl FnMut(&[u8]) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let buffer = self.tensor(name)?;
+        let (buffer, begin) = self.locate(name)?;
         let bytes = elements * DType::F32.size();
         let mut room = vec![0u8; bytes.min(PIECE)];
         for offset in (0..bytes).step_by(PIECE) {
             let room = &mut room[..PIECE.min(bytes - offset)];
-            self.backend.device.download(buffer, offset, room)?;
+            self.backend.device.download(buffer, begin + offset, room)?;
             piece(room)?;
         }
         Ok(())
@@ -231,9 +292,9 @@ impl Session {
 
     /// Overwrites an f32 tensor with one from a file.
     pub fn restore(&self, name: &str, view: TensorView) -> Result<(), TrainError> {
-        let buffer = self.tensor(name)?;
+        let (buffer, begin) = self.locate(name)?;
         Elements::File(view).for_each_piece(WeightDType::F32, |offset, bytes| {
-            Ok(self.backend.device.upload(buffer, offset, bytes)?)
+            Ok(self.backend.device.upload(buffer, begin + offset, bytes)?)
         })
     }
 

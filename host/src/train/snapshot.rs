@@ -183,7 +183,7 @@ impl Snapshots {
 
 /// All that training changes from step to step, with the number of elements; gradients are zero between steps.
 fn tensors(session: &Session) -> Vec<(String, usize)> {
-    let all = session.trained().iter().flat_map(|tensor| {
+    let all = session.slots().iter().flat_map(|tensor| {
         let name = &tensor.name;
         let elements = tensor.shape.iter().product();
         [name.clone(), first_moment(name), second_moment(name)].map(|name| (name, elements))

@@ -8,12 +8,12 @@
 
 use std::collections::BTreeMap;
 
-use finetune_plugin_api::program::{DType, Program, Role, TensorType};
+use finetune_plugin_api::program::{Program, Role, TensorType};
 use finetune_plugin_api::reference::{self, Rounding, Tensor, Values};
 
 use crate::data::Batch;
 use crate::models::small_config;
-use crate::optim::{self, AdamW, state};
+use crate::optim::{self, AdamW};
 use crate::precision::Precision;
 
 use super::backend::Backend;
@@ -115,17 +115,7 @@ fn small_session(run: &Session, config: &RunConfig) -> Result<Session, TrainErro
     let mut session = Session::new(backend, source, adapter, run.precision, run.full)?;
     session.pulse = run.pulse.clone();
     session.load(&mut |_, _| {})?;
-    for tensor in session.trained().to_vec() {
-        let ty = TensorType::new(DType::F32, &tensor.shape);
-        for name in [
-            state::gradient(&tensor.name),
-            state::first_moment(&tensor.name),
-            state::second_moment(&tensor.name),
-        ] {
-            session.zeros(&name, &ty)?;
-        }
-    }
-    session.zeros(state::LOSS_SUM, &TensorType::scalar(DType::F32))?;
+    session.begin_state()?;
     Ok(session)
 }
 

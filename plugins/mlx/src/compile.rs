@@ -6,12 +6,13 @@ use std::rc::Rc;
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::{self, peak};
-use finetune_plugin_api::program::{Node, Program, ValueId};
+use finetune_plugin_api::program::{Node, Op, Program, ValueId};
 
 use crate::facts::{Facts, Spans, is_attention};
 use crate::mlx::{Array, Closure, Mlx};
 use crate::ops::{self, Step};
 use crate::sums::{Sum, Sums};
+use crate::waypoints;
 
 /// A program, ready to run.
 pub struct Compiled {
@@ -23,6 +24,8 @@ pub struct Compiled {
     updated: Vec<usize>,
     spans: Spans,
     sums: Rc<Sums>,
+    /// Values that the closure gives behind the results.
+    waypoints: Rc<Vec<ValueId>>,
     /// Bytes that a run needs besides its arguments.
     room: usize,
     /// The closure's results in the order in which the program computes them, in parts.
@@ -38,12 +41,26 @@ impl Compiled {
         let (spans, sums) = (Spans::of(&program), Rc::new(Sums::of(&program, &mlx)));
         let position = |update: &finetune_plugin_api::program::Update| argument(update.state);
         let updated = program.updates().iter().filter_map(position).collect();
-        let groups = groups(&program);
+        let waypoints = waypoints::of(&program, &needed, mlx.gpu);
+        let groups = groups(&program, &needed, &waypoints);
         let report = peak(&program, &ops::plan_options(mlx.gpu));
         let room = report.outputs.saturating_add(report.arena).saturating_add(report.workspace);
         let (program, needed) = (Rc::new(program), Rc::new(needed));
         let variants = HashMap::new();
-        Ok(Compiled { program, mlx, needed, updated, spans, sums, room, groups, compile, variants })
+        let waypoints = Rc::new(waypoints);
+        Ok(Compiled {
+            program,
+            mlx,
+            needed,
+            updated,
+            spans,
+            sums,
+            waypoints,
+            room,
+            groups,
+            compile,
+            variants,
+        })
     }
 
     /// What is to be known of arguments with these contents, as far as the host wrote them.
@@ -65,7 +82,7 @@ impl Compiled {
         &self.groups
     }
 
-    /// The graph of a run: outputs, then new states.
+    /// The graph of a run: outputs, new states, and what is to be evaluated on the way to them.
     pub fn apply(&mut self, facts: &Facts, arguments: &[Array]) -> Result<Vec<Array>, Error> {
         if !self.variants.contains_key(facts) {
             let closure = self.closure(facts)?;
@@ -80,6 +97,7 @@ impl Compiled {
             program: self.program.clone(),
             needed: self.needed.clone(),
             sums: self.sums.clone(),
+            waypoints: self.waypoints.clone(),
             facts: facts.clone(),
         };
         let plain = Closure::new(move |arguments| tracing.results(arguments));
@@ -90,19 +108,34 @@ impl Compiled {
 /// Values of a program that are worth an evaluation of their own.
 const PART: usize = 16;
 
-/// The numbers of results, outputs and then updates, sorted by where they are defined and cut into parts.
-fn groups(program: &Program) -> Vec<Vec<usize>> {
-    let results: Vec<ValueId> = plan::results(program).collect();
-    let mut order: Vec<usize> = (0..results.len()).collect();
-    order.sort_by_key(|&i| results[i]);
+/// The numbers of what a closure gives (outputs, updates, waypoints, parts of ops), in the order in which it is computed
+/// and cut into what is evaluated together.
+fn groups(program: &Program, needed: &[bool], waypoints: &[ValueId]) -> Vec<Vec<usize>> {
+    let results = plan::results(program).chain(waypoints.iter().copied());
+    // Where, and behind the parts of the op that is there.
+    let mut order: Vec<(usize, bool, Vec<usize>)> =
+        results.enumerate().map(|(i, result)| (result.index(), true, vec![i])).collect();
+    let mut next = order.len();
+    for node in program.nodes().iter().filter(|node| node.op == Op::LinearCrossEntropy) {
+        let needed: Vec<bool> = node.results.iter().map(|result| needed[result.index()]).collect();
+        if !needed.contains(&true) {
+            continue;
+        }
+        let [x, weight] = [0, 1].map(|i| program.ty(node.operands[i]));
+        let (arrays, chunks) = ops::chunks(x, weight, &needed);
+        for _ in 0..chunks {
+            order.push((node.results[0].index(), false, (next..next + arrays).collect()));
+            next += arrays;
+        }
+    }
+    order.sort();
     let (mut groups, mut end): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
-    for i in order {
-        let at = results[i].index();
+    for (at, is_whole, numbers) in order {
         match groups.last_mut() {
-            Some(group) if at < end => group.push(i),
+            Some(group) if is_whole && at < end => group.extend(numbers),
             _ => {
-                groups.push(vec![i]);
-                end = at + PART;
+                groups.push(numbers);
+                end = if is_whole { at + PART } else { at };
             }
         }
     }
@@ -115,6 +148,7 @@ struct Tracing {
     program: Rc<Program>,
     needed: Rc<Vec<bool>>,
     sums: Rc<Sums>,
+    waypoints: Rc<Vec<ValueId>>,
     facts: Facts,
 }
 
@@ -135,14 +169,14 @@ impl Tracing {
         for (arg, array) in program.args().iter().zip(arguments) {
             values[arg.value.index()] = Some(array.clone());
         }
-        let factors = RefCell::default();
+        let (factors, parts) = (RefCell::default(), RefCell::default());
         for (at, node) in program.nodes().iter().enumerate() {
             if self.sums.is_part(at) || !node.results.iter().any(|result| self.needed[result.index()]) {
                 continue;
             }
             let results = match self.sums.at(at) {
                 Some(sum) => vec![Some(self.sum(sum, &values)?)],
-                None => ops::execute(&self.step(node, &values, &factors)?)?,
+                None => ops::execute(&self.step(node, &values, &factors, &parts)?)?,
             };
             for (value, array) in node.results.iter().zip(results) {
                 values[value.index()] = array;
@@ -154,7 +188,9 @@ impl Tracing {
             // to it.
             if program.ty(id).elements() == 1 { self.mlx.copy(array) } else { Ok(array.clone()) }
         };
-        plan::results(program).map(result).collect()
+        let waypoints = self.waypoints.iter().map(|&id| value(&values, id).cloned());
+        let parts = parts.take().into_iter().map(Ok);
+        plan::results(program).map(result).chain(waypoints).chain(parts).collect()
     }
 
     fn step<'a>(
@@ -162,6 +198,7 @@ impl Tracing {
         node: &'a Node,
         values: &'a Values,
         factors: &'a RefCell<ops::Factors>,
+        parts: &'a RefCell<Vec<Array>>,
     ) -> Result<Step<'a>, Error> {
         let program = &*self.program;
         Ok(Step {
@@ -175,6 +212,7 @@ impl Tracing {
             needed: node.results.iter().map(|id| self.needed[id.index()]).collect(),
             full: self.facts.full && is_attention(node.op),
             factors,
+            parts,
         })
     }
 

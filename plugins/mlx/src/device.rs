@@ -34,6 +34,9 @@ enum Contents {
 /// Bytes by which a small program may be off.
 const SLACK: usize = 256 << 20;
 
+/// Parts that may be under way before one is forgotten: it could only be waited for too late.
+const AHEAD: usize = 32;
+
 /// Numbers that programs may look at before they run.
 const KNOWN: usize = 1 << 16;
 
@@ -99,13 +102,29 @@ impl MlxDevice {
     /// the memory that it keeps for reuse.)
     fn stay_within_the_plan(&self, begun: &mut VecDeque<Array>) -> Result<(), Error> {
         if !self.found.gpu {
+            begun.clear();
             return Ok(());
         }
+        begun.drain(..begun.len().saturating_sub(AHEAD));
         let planned = self.held.get().saturating_add(self.room / 10 * 11).saturating_add(SLACK);
         while begun.len() > 1 && mlx_rs::memory::active_memory().map_err(|_| mlx::failure())? > planned {
             if let Some(oldest) = begun.pop_front() {
                 mlx::eval(&[&oldest])?;
             }
+        }
+        Ok(())
+    }
+
+    /// Begins the computation of results part by part. Left to itself MLX computes all of them last, and what they are
+    /// made of is there at once: every layer's gradient beside the sum that it is added to.
+    fn evaluate(&self, compiled: &Compiled, mut results: Vec<Option<Array>>) -> Result<(), Error> {
+        let mut begun = VecDeque::new();
+        for group in compiled.groups() {
+            let arrays: Vec<Array> = group.iter().filter_map(|&i| results.get_mut(i)?.take()).collect();
+            mlx::eval_async(&arrays.iter().collect::<Vec<_>>())?;
+            // Results are held by their buffers, waypoints by whatever reads them.
+            begun.extend(arrays.into_iter().next());
+            self.stay_within_the_plan(&mut begun)?;
         }
         Ok(())
     }
@@ -259,16 +278,8 @@ impl Device for MlxDevice {
         }
         // Nothing but the graph holds the old state now, so MLX may write the new one in its place.
         drop(arrays);
-        // Left to itself MLX computes all results last, and what they are made of is there at once: every layer's
-        // gradient beside the sum that it is added to.
-        let mut begun = VecDeque::new();
-        for group in compiled.groups() {
-            let group: Vec<&Array> = group.iter().filter_map(|&i| results.get(i)).collect();
-            mlx::eval_async(&group)?;
-            begun.extend(group.first().map(|&array| array.clone()));
-            self.stay_within_the_plan(&mut begun)?;
-        }
-        Ok(())
+        drop(each);
+        self.evaluate(compiled, results.into_iter().map(Some).collect())
     }
 
     fn memory(&mut self) -> Result<MemoryInfo, Error> {

@@ -20,6 +20,7 @@ mod mlx;
 mod ops;
 mod probe;
 mod sums;
+mod waypoints;
 
 pub use compile::Compiled;
 pub use device::{Buffer, MlxDevice};

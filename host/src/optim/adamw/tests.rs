@@ -160,7 +160,8 @@ fn accumulating() -> Program {
     let product = b.mul(x, w);
     let (first, second) = (b.sum_squares(product), b.sum_squares(n));
     let loss = b.add(first, second);
-    accumulate(&mut b, loss, &[("w".into(), w), ("n".into(), n)], Options::default()).unwrap();
+    accumulate(&mut b, loss, &[("w".into(), w), ("n".into(), n)], &Packing::default(), Options::default())
+        .unwrap();
     b.finish().unwrap()
 }
 
@@ -201,7 +202,7 @@ fn a_gradient_is_added_as_soon_as_it_is_there() {
     }
     let loss = b.sum_squares(h);
     let before = b.nodes().len();
-    accumulate(&mut b, loss, &trained, Options::default()).unwrap();
+    accumulate(&mut b, loss, &trained, &Packing::default(), Options::default()).unwrap();
     let ops = b.nodes()[before..].iter().map(|node| node.op);
     let ops: Vec<Op> = ops.filter(|op| matches!(op, Op::Matmul | Op::Add)).collect();
     let step = [Op::Matmul, Op::Matmul, Op::Add];

@@ -2,7 +2,7 @@
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::Term;
-use finetune_plugin_api::program::DType;
+use finetune_plugin_api::program::{DType, TensorType};
 
 use super::matmul::product;
 use super::{Results, Step, scalar_u32};
@@ -17,6 +17,17 @@ pub fn workspace() -> Vec<Term> {
         |bytes: usize| Term { bytes, dims: vec![(0, 0), (1, 0)], most: bytes * LOGITS, ..Term::default() };
     let dweight = Term { bytes: 4, dims: vec![(1, 0), (1, 1)], result: Some(2), ..Term::default() };
     vec![logits(12), dweight]
+}
+
+/// Rows whose logits are there at a time.
+fn rows_at_a_time(n: usize, v: usize) -> usize {
+    (LOGITS / v).clamp(1, n)
+}
+
+/// How many arrays each of a layer's chunks of rows ends with, and how many chunks there are.
+pub fn chunks(x: &TensorType, weight: &TensorType, needed: &[bool]) -> (usize, usize) {
+    let (n, v) = (x.shape[0], weight.shape[0]);
+    (1 + usize::from(needed[1]) + usize::from(needed[2]), n.div_ceil(rows_at_a_time(n, v)))
 }
 
 /// The sum of losses, f32[], and the gradient of the logits in f32.
@@ -53,7 +64,7 @@ pub fn linear_cross_entropy(step: &Step) -> Results {
     let mlx = step.mlx;
     let ([n, d], v) = (step.types[0].shape[..].try_into().unwrap_or([1, 1]), step.types[1].shape[0]);
     let (x, weight) = (step.operands[0], step.operands[1]);
-    let chunk = (LOGITS / v).clamp(1, n);
+    let chunk = rows_at_a_time(n, v);
     let (mut losses, mut dxs, mut dweight): (Vec<Array>, Vec<Array>, Option<Array>) = Default::default();
     for start in (0..n).step_by(chunk) {
         let size = chunk.min(n - start);
@@ -66,16 +77,21 @@ pub fn linear_cross_entropy(step: &Step) -> Results {
         let logits = product(mlx, &x, &mlx.transpose(weight)?)?;
         let (loss, gradient) = rows(mlx, &logits, &part(2)?, &part(3)?, [size, v])?;
         let gradient = if mlx.gpu { mlx.cast(&gradient, step.types[0].dtype)? } else { gradient };
+        step.parts.borrow_mut().push(loss.clone());
         losses.push(loss);
         if step.needed[1] {
-            dxs.push(step.narrow(1, &product(mlx, &gradient, weight)?)?);
+            let dx = step.narrow(1, &product(mlx, &gradient, weight)?)?;
+            step.parts.borrow_mut().push(dx.clone());
+            dxs.push(dx);
         }
         if step.needed[2] {
             let added = mlx.f32(&product(mlx, &mlx.transpose(&gradient)?, &x)?)?;
-            dweight = Some(match dweight {
+            let sum = match dweight {
                 Some(sum) => mlx.add(&sum, &added)?,
                 None => added,
-            });
+            };
+            step.parts.borrow_mut().push(sum.clone());
+            dweight = Some(sum);
         }
     }
     let mut loss = losses[0].clone();

@@ -23,6 +23,7 @@ use finetune_plugin_api::plan::{PlanOptions, Term};
 use finetune_plugin_api::program::{Attrs, DType, Op, TensorType, ValueId, rows_and_width};
 
 use crate::mlx::{self, Array, Mlx};
+pub use loss::chunks;
 pub use matmul::add as add_product;
 
 /// One op with its operands.
@@ -40,6 +41,8 @@ pub struct Step<'a> {
     /// For attention: all rows are known to begin at 0 and to be full.
     pub full: bool,
     pub factors: &'a RefCell<Factors>,
+    /// Takes, in order, arrays on the way to results that are to be evaluated one after another.
+    pub parts: &'a RefCell<Vec<Array>>,
 }
 
 /// The factors of rotary positions that were computed in this graph.
