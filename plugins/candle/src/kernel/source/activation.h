@@ -18,7 +18,7 @@ DEVICE float slope_of(u32 kind, float x, float gate) {
 
 // Numbers: elements, kind, wide.
 #define OVER_ELEMENTS(count)                                                                                       \
-    for (u64 i = (at.block * at.threads + at.thread) * VECTOR; i < (count); i += at.blocks * at.threads * VECTOR)
+    for (u64 i = (at.block * at.threads + at.index) * VECTOR; i < (count); i += at.blocks * at.threads * VECTOR)
 
 template <typename T>
 DEVICE void activation(GLOBAL const T *x, GLOBAL T *y, u64 count, u32 kind, bool wide, Place at) {

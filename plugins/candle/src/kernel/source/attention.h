@@ -34,10 +34,10 @@ DEVICE Scores scores_of(GLOBAL const float *row, Seen seen, bool segmented, GLOB
                         SHARED float *scratch, Place at) {
     Scores all;
     float most = -m_inf, sum = 0.0f;
-    for (u64 key = seen.first + at.thread; key < seen.end; key += at.threads)
+    for (u64 key = seen.first + at.index; key < seen.end; key += at.threads)
         if (sees(seen, key, segmented, segments)) most = m_max(most, row[key]);
     all.most = block_max(most, scratch, at);
-    for (u64 key = seen.first + at.thread; key < seen.end; key += at.threads)
+    for (u64 key = seen.first + at.index; key < seen.end; key += at.threads)
         if (sees(seen, key, segmented, segments)) sum += m_exp(row[key] - all.most);
     all.sum = block_sum(sum, scratch, at);
     return all;
@@ -58,12 +58,12 @@ DEVICE void attend(GLOBAL const float *scores, GLOBAL const u32 *start, GLOBAL c
         GLOBAL const float *row = scores + work * keys;
         Seen seen = seen_of(query, start[batch], valid[batch], keys, causal, window, segmented, own);
         Scores all = scores_of(row, seen, segmented, own, scratch, at);
-        if (at.thread == 0) {
+        if (at.index == 0) {
             u64 place = (batch * all_heads + first_head + head * head_step) * all_queries + query;
             lse[place] = all.sum > 0.0f ? all.most + m_log(all.sum) : -m_inf;
         }
         for (u64 first = 0; first < keys; first += at.threads) {
-            u64 key = first + at.thread;
+            u64 key = first + at.index;
             bool is_seen = key < keys && sees(seen, key, segmented, own);
             float value = is_seen ? m_exp(row[key] - all.most) / all.sum : 0.0f;
             BARRIER();
@@ -87,12 +87,12 @@ DEVICE void attend_grad(GLOBAL const float *scores, GLOBAL const float *dp, GLOB
         Seen seen = seen_of(query, start[batch], valid[batch], keys, causal, window, segmented, own);
         Scores all = scores_of(row, seen, segmented, own, scratch, at);
         float delta = 0.0f;
-        for (u64 key = seen.first + at.thread; key < seen.end; key += at.threads)
+        for (u64 key = seen.first + at.index; key < seen.end; key += at.threads)
             if (sees(seen, key, segmented, own)) delta += m_exp(row[key] - all.most) * slopes[key];
         delta = block_sum(delta, scratch, at);
         if (all.sum > 0.0f) delta /= all.sum;
         for (u64 first = 0; first < keys; first += at.threads) {
-            u64 key = first + at.thread;
+            u64 key = first + at.index;
             bool is_seen = key < keys && sees(seen, key, segmented, own);
             float value = is_seen ? m_exp(row[key] - all.most) / all.sum : 0.0f;
             float slope = is_seen ? value * (slopes[key] - delta) * scale : 0.0f;

@@ -4,12 +4,12 @@
 //   `GLOBAL T *y`. Behind its operands it gets `Numbers`: whole numbers `NUMBER(i)` (u64) and reals `REAL(i)`
 //   (float), read in the kernel itself and handed on by value. `KERNEL_OF(Struct, name, operands...)` gets a struct
 //   of plain data instead, as `parameters`. A kernel writes every element of its results, unless it says otherwise.
-// - `Place at = HERE;` in a kernel says where it runs: `at.block` of `at.blocks`, `at.thread` of `at.threads`. The
+// - `Place at = HERE;` in a kernel says where it runs: `at.block` of `at.blocks`, `at.index` of `at.threads`. The
 //   number of threads of a block is a power of two, at least 32 and at most 1024; that of blocks is any: kernels go
 //   over their work in strides (`for (u64 row = at.block; row < rows; row += at.blocks)`).
 // - Memory of a block is declared in the kernel: `SHARED_FLOATS(scratch, 32);`, handed on as `SHARED float *`.
-//   `BARRIER()` is met by all threads of a block or by none. `block_sum` and `block_max` (here, below) begin and end
-//   with one; they want 32 floats of scratch memory.
+//   `BARRIER()` is met by all threads of a block or by none. `block_sum` and `block_max` (here, below) begin
+//   with one, and what comes after them may not write their scratch memory, 32 floats, before another.
 // - Pointers into a thread's own arrays are `PRIVATE float *`. Functions are `DEVICE`, templates may be used; a
 //   template becomes kernels through a macro with a row for each type: `FLOATS(M)` calls M(T, name of T).
 // - Elements are read and written with `load(x, i)` and `store(y, i, value)`, in f32 whatever their type, rounded
@@ -20,8 +20,8 @@
 //
 // A prelude gives: u8 u32 u64 f16 bf16, GLOBAL SHARED PRIVATE DEVICE, KERNEL KERNEL_OF NUMBER REAL HERE SHARED_FLOATS SHARED_WORDS
 // BARRIER, AS_FLOAT AS_WORD MULTIPLY_HIGH, load store for f32 f16 bf16, round_f16 round_bf16 (a float to the nearest
-// of that type), the m_ functions, and may give vector forms of take and put (HAS_VECTORS) and of the reductions
-// (HAS_BLOCK_REDUCTIONS). It includes `numbers.h` for `Numbers`.
+// of that type), the m_ functions, SHUFFLE_XOR (the value of the thread of the same 32 whose number differs in those
+// bits; all 32 come to it), and may give vector forms of take and put (HAS_VECTORS). It includes `numbers.h`.
 #pragma once
 #if defined(__METAL_VERSION__)
 #include "prelude_metal.h"
@@ -62,29 +62,28 @@ template <typename T> DEVICE void put(GLOBAL T *y, u64 i, u64 end, bool wide, PR
         if (i + j < end) store(y, i + j, v[j]);
 }
 
-#ifndef HAS_BLOCK_REDUCTIONS
-// A pass over 32 floats at a time, so that the scratch memory does not grow with the block.
+DEVICE float warp_sum(float value) {
+    for (u32 mask = 16; mask > 0; mask /= 2) value += SHUFFLE_XOR(value, mask);
+    return value;
+}
+
+DEVICE float warp_max(float value) {
+    for (u32 mask = 16; mask > 0; mask /= 2) value = m_max(value, SHUFFLE_XOR(value, mask));
+    return value;
+}
+
 DEVICE float block_sum(float value, SHARED float *scratch, Place at) {
-    float total = 0.0f;
-    for (u32 first = 0; first < at.threads; first += 32) {
-        BARRIER();
-        if (at.thread >= first && at.thread < first + 32) scratch[at.thread - first] = value;
-        BARRIER();
-        for (u32 j = 0; j < 32; ++j) total += scratch[j];
-    }
+    value = warp_sum(value);
     BARRIER();
-    return total;
+    if (at.index % 32 == 0) scratch[at.index / 32] = value;
+    BARRIER();
+    return warp_sum(at.index % 32 < at.threads / 32 ? scratch[at.index % 32] : 0.0f);
 }
 
 DEVICE float block_max(float value, SHARED float *scratch, Place at) {
-    float most = value;
-    for (u32 first = 0; first < at.threads; first += 32) {
-        BARRIER();
-        if (at.thread >= first && at.thread < first + 32) scratch[at.thread - first] = value;
-        BARRIER();
-        for (u32 j = 0; j < 32; ++j) most = m_max(most, scratch[j]);
-    }
+    value = warp_max(value);
     BARRIER();
-    return most;
+    if (at.index % 32 == 0) scratch[at.index / 32] = value;
+    BARRIER();
+    return warp_max(at.index % 32 < at.threads / 32 ? scratch[at.index % 32] : -m_inf);
 }
-#endif

@@ -191,7 +191,7 @@ template <typename T> DEVICE void write_floats(GLOBAL u8 *y, u64 i, u64 end, boo
     GLOBAL const u8 *operands[OPERANDS] = {x0, x1, x2, x3, x4, x5, x6, x7};                                        \
     bool wide = parameters.wide != 0;                                                                              \
     u64 stride = at.blocks * at.threads * VECTOR;                                                                  \
-    for (u64 i = (at.block * at.threads + at.thread) * VECTOR; i < parameters.count; i += stride) {                \
+    for (u64 i = (at.block * at.threads + at.index) * VECTOR; i < parameters.count; i += stride) {                \
         u32 left[VECTOR], a[VECTOR], b[VECTOR];                                                                    \
         for (u32 j = 0; j < VECTOR; ++j) left[j] = a[j] = b[j] = 0;                                                \
         for (u32 s = 0; s < parameters.steps; ++s) {                                                               \
@@ -231,7 +231,7 @@ KERNEL_OF(Elementwise, elementwise, ELEMENTWISE_OPERANDS) { ELEMENTWISE }
 #undef KEPT
 
 // With registers, which are the block's memory: a thread's own cannot be indexed at run time.
-#define KEPT(number, j) kept[((number) * VECTOR + (j)) * ELEMENTWISE_THREADS + at.thread]
+#define KEPT(number, j) kept[((number) * VECTOR + (j)) * ELEMENTWISE_THREADS + at.index]
 KERNEL_OF(Elementwise, elementwise_kept, ELEMENTWISE_OPERANDS) {
     SHARED_WORDS(kept, REGISTERS * VECTOR * ELEMENTWISE_THREADS);
     ELEMENTWISE

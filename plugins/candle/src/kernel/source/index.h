@@ -7,7 +7,7 @@
 template <typename T>
 DEVICE void gather(GLOBAL const T *table, GLOBAL const u32 *indices, GLOBAL T *out, u64 rows, u64 width, u64 last,
                    Place at) {
-    for (u64 i = at.block * at.threads + at.thread; i < rows * width; i += at.blocks * at.threads) {
+    for (u64 i = at.block * at.threads + at.index; i < rows * width; i += at.blocks * at.threads) {
         u64 row = i / width, from = indices[row];
         out[i] = table[(from < last ? from : last - 1) * width + i % width];
     }

@@ -15,11 +15,11 @@ DEVICE void cross_entropy(GLOBAL const T *logits, GLOBAL const u32 *targets, GLO
         u64 target = targets[row] < classes ? targets[row] : classes - 1;
         float weight = weights[row], chosen = load(from, target);
         Spread all = spread_of(from, classes, wide, scratch, at);
-        if (at.thread == 0) loss[row] = weight * (m_log(all.sum) - (chosen - all.most));
+        if (at.index == 0) loss[row] = weight * (m_log(all.sum) - (chosen - all.most));
         if (!gradient) continue;
         u64 stride = at.threads * VECTOR;
         for (u64 first = 0; first < classes; first += stride) {
-            u64 i = first + at.thread * VECTOR;
+            u64 i = first + at.index * VECTOR;
             take(from, i, classes, wide, v);
             for (u32 j = 0; j < VECTOR; ++j)
                 v[j] = weight * (m_exp(v[j] - all.most) / all.sum - (i + j == target ? 1.0f : 0.0f));

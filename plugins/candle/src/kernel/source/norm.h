@@ -11,19 +11,19 @@ DEVICE void norm(GLOBAL const T *x, GLOBAL const W *weight, GLOBAL const W *bias
         GLOBAL const T *from = x + row * width;
         float mean = 0.0f, square = 0.0f;
         if (CENTRED) {
-            for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+            for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
                 take(from, i, width, wide, v);
                 for (u32 j = 0; j < VECTOR; ++j) mean += v[j];
             }
             mean = block_sum(mean, scratch, at) / (float)width;
         }
-        for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+        for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
             take(from, i, width, wide, v);
             for (u32 j = 0; j < VECTOR; ++j)
                 if (i + j < width) square += (v[j] - mean) * (v[j] - mean);
         }
         float r = 1.0f / m_sqrt(block_sum(square, scratch, at) / (float)width + eps);
-        for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+        for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
             take(from, i, width, wide, v);
             take(weight, i, width, wide, w);
             for (u32 j = 0; j < VECTOR; ++j) v[j] = (v[j] - mean) * r * w[j];
@@ -46,14 +46,14 @@ DEVICE void norm_grad(GLOBAL const T *x, GLOBAL const W *weight, GLOBAL const T 
         u64 base = row * width;
         float mean = 0.0f, square = 0.0f, along = 0.0f, total = 0.0f;
         if (CENTRED) {
-            for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+            for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
                 take(x + base, i, width, wide, v);
                 for (u32 j = 0; j < VECTOR; ++j) mean += v[j];
             }
             mean = block_sum(mean, scratch, at) / count;
         }
         // dn = dy w; dx = r (dn - n mean(dn n)), less the mean of dn for layer norm.
-        for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+        for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
             take(x + base, i, width, wide, v);
             take(weight, i, width, wide, w);
             take(dy + base, i, width, wide, d);
@@ -68,11 +68,11 @@ DEVICE void norm_grad(GLOBAL const T *x, GLOBAL const W *weight, GLOBAL const T 
         float r = 1.0f / m_sqrt(block_sum(square, scratch, at) / count + eps);
         along = block_sum(along, scratch, at) / count * r * r;
         total = CENTRED ? block_sum(total, scratch, at) / count : 0.0f;
-        if (at.thread == 0) {
+        if (at.index == 0) {
             facts[2 * row] = mean;
             facts[2 * row + 1] = r;
         }
-        for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+        for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
             take(x + base, i, width, wide, v);
             take(weight, i, width, wide, w);
             take(dy + base, i, width, wide, d);
@@ -89,7 +89,7 @@ DEVICE void norm_weights(GLOBAL const T *x, GLOBAL const T *dy, GLOBAL const flo
                          GLOBAL float *dbias, u64 rows, u64 width, u64 each, bool centred, SHARED float *scratch,
                          Place at) {
     u64 tiles = (width + 31) / 32, parts = (rows + each - 1) / each;
-    u32 lane = at.thread % 32, line = at.thread / 32, lines = at.threads / 32;
+    u32 lane = at.index % 32, line = at.index / 32, lines = at.threads / 32;
     for (u64 work = at.block; work < tiles * parts; work += at.blocks) {
         u64 column = work % tiles * 32 + lane, part = work / tiles;
         u64 end = (part + 1) * each < rows ? (part + 1) * each : rows;
@@ -102,8 +102,8 @@ DEVICE void norm_weights(GLOBAL const T *x, GLOBAL const T *dy, GLOBAL const flo
             }
         }
         BARRIER();
-        scratch[at.thread] = along;
-        scratch[at.threads + at.thread] = total;
+        scratch[at.index] = along;
+        scratch[at.threads + at.index] = total;
         BARRIER();
         if (line == 0 && column < width) {
             for (u32 other = 1; other < lines; ++other) {

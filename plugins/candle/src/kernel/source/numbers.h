@@ -8,5 +8,5 @@ struct Numbers {
 // Where a thread is.
 struct Place {
     u64 block, blocks;
-    u32 thread, threads;
+    u32 index, threads;
 };

@@ -7,12 +7,12 @@ template <typename T>
 DEVICE void squares(GLOBAL const T *x, GLOBAL float *out, u64 count, bool wide, SHARED float *scratch, Place at) {
     float v[VECTOR];
     float sum = 0.0f;
-    for (u64 i = (at.block * at.threads + at.thread) * VECTOR; i < count; i += at.blocks * at.threads * VECTOR) {
+    for (u64 i = (at.block * at.threads + at.index) * VECTOR; i < count; i += at.blocks * at.threads * VECTOR) {
         take(x, i, count, wide, v);
         for (u32 j = 0; j < VECTOR; ++j) sum += v[j] * v[j];
     }
     sum = block_sum(sum, scratch, at);
-    if (at.thread == 0) out[at.block] = sum;
+    if (at.index == 0) out[at.block] = sum;
 }
 
 #define SQUARES(T, t)                                                                                              \
@@ -33,7 +33,7 @@ KERNEL(adamw, GLOBAL const float *param, GLOBAL const float *m, GLOBAL const flo
     float factor = scale[0], rate = lr[0] / correction1[0], root = m_sqrt(correction2[0]);
     float shrink = 1.0f - lr[0] * REAL(5);
     float p[VECTOR], a[VECTOR], b[VECTOR], g[VECTOR];
-    for (u64 i = (at.block * at.threads + at.thread) * VECTOR; i < count; i += at.blocks * at.threads * VECTOR) {
+    for (u64 i = (at.block * at.threads + at.index) * VECTOR; i < count; i += at.blocks * at.threads * VECTOR) {
         take(param, i, count, wide, p);
         take(m, i, count, wide, a);
         take(v, i, count, wide, b);

@@ -23,6 +23,7 @@ typedef __nv_bfloat16 bf16;
 #define SHARED_FLOATS(name, count) __shared__ float name[count]
 #define SHARED_WORDS(name, count) __shared__ u32 name[count]
 #define BARRIER() __syncthreads()
+#define SHUFFLE_XOR(value, mask) __shfl_xor_sync(0xffffffffu, value, mask)
 #define AS_FLOAT(word) __uint_as_float(word)
 #define AS_WORD(real) __float_as_uint(real)
 #define MULTIPLY_HIGH(a, b) __umulhi(a, b)
@@ -94,32 +95,4 @@ DEVICE void put_wide(f16 *y, u64 i, const float *v) {
         words[j] = *(u32 *)&pair;
     }
     *(uint4 *)(y + i) = make_uint4(words[0], words[1], words[2], words[3]);
-}
-
-#define HAS_BLOCK_REDUCTIONS
-DEVICE float warp_sum(float value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-    return value;
-}
-DEVICE float warp_max(float value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
-    return value;
-}
-DEVICE float block_sum(float value, float *scratch, Place at) {
-    value = warp_sum(value);
-    __syncthreads();
-    if (at.thread % 32 == 0) scratch[at.thread / 32] = value;
-    __syncthreads();
-    value = at.thread % 32 < at.threads / 32 ? scratch[at.thread % 32] : 0.0f;
-    return warp_sum(value);
-}
-DEVICE float block_max(float value, float *scratch, Place at) {
-    value = warp_max(value);
-    __syncthreads();
-    if (at.thread % 32 == 0) scratch[at.thread / 32] = value;
-    __syncthreads();
-    value = at.thread % 32 < at.threads / 32 ? scratch[at.thread % 32] : -m_inf;
-    return warp_max(value);
 }

@@ -8,7 +8,7 @@ DEVICE void dequantize(GLOBAL const u32 *packed, GLOBAL const T *scales, GLOBAL 
                        u64 words, u32 bits, u64 group, Place at) {
     u32 each = 32 / bits, mask = (1u << bits) - 1;
     u64 groups = words * each / group;
-    for (u64 i = at.block * at.threads + at.thread; i < rows * words; i += at.blocks * at.threads) {
+    for (u64 i = at.block * at.threads + at.index; i < rows * words; i += at.blocks * at.threads) {
         u64 row = i / words, first = i % words * each;
         u32 word = packed[i];
         for (u32 j = 0; j < each; ++j) {

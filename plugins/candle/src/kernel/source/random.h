@@ -29,7 +29,7 @@ KERNEL(random_bits, GLOBAL const u32 *seed, GLOBAL const u32 *step, GLOBAL const
     u64 rows = NUMBER(0), channels = NUMBER(1);
     u32 first = (u32)NUMBER(2) << 16;
     u64 blocks = (channels + 3) / 4;
-    for (u64 i = at.block * at.threads + at.thread; i < rows * blocks; i += at.blocks * at.threads) {
+    for (u64 i = at.block * at.threads + at.index; i < rows * blocks; i += at.blocks * at.threads) {
         u64 row = i / blocks, block = i % blocks;
         Words words = philox(position[row], example[row], step[0], first | (u32)block, seed[0], seed[1]);
         for (u32 j = 0; j < 4 && 4 * block + j < channels; ++j) out[row * channels + 4 * block + j] = words.word[j];
@@ -42,7 +42,7 @@ DEVICE void dropout(GLOBAL const T *x, GLOBAL const u32 *seed, GLOBAL const u32 
                     GLOBAL const u32 *position, GLOBAL T *out, u64 rows, u64 channels, u32 site, u64 least,
                     float factor, Place at) {
     u64 blocks = (channels + 3) / 4;
-    for (u64 i = at.block * at.threads + at.thread; i < rows * blocks; i += at.blocks * at.threads) {
+    for (u64 i = at.block * at.threads + at.index; i < rows * blocks; i += at.blocks * at.threads) {
         u64 row = i / blocks, block = i % blocks;
         Words words = philox(position[row], example[row], step[0], (site << 16) | (u32)block, seed[0], seed[1]);
         for (u32 j = 0; j < 4 && 4 * block + j < channels; ++j) {

@@ -10,7 +10,7 @@ DEVICE void reduce_rows(GLOBAL const T *x, GLOBAL T *y, u64 outer, u64 count, bo
                         Place at) {
     for (u64 row = at.block; row < outer; row += at.blocks) {
         float value = sum ? 0.0f : -m_inf, nan = 0.0f;
-        for (u64 i = at.thread; i < count; i += at.threads) {
+        for (u64 i = at.index; i < count; i += at.threads) {
             float v = load(x, row * count + i);
             if (sum) {
                 value += v;
@@ -27,7 +27,7 @@ DEVICE void reduce_rows(GLOBAL const T *x, GLOBAL T *y, u64 outer, u64 count, bo
             nan = block_max(nan, scratch, at);
             if (nan != 0.0f) value = AS_FLOAT(0x7fc00000u);
         }
-        if (at.thread == 0) store(y, row, value);
+        if (at.index == 0) store(y, row, value);
     }
 }
 
@@ -37,7 +37,7 @@ template <typename T, typename R>
 DEVICE void reduce_columns(GLOBAL const T *x, GLOBAL R *y, u64 outer, u64 count, u64 inner, u64 each, bool sum,
                            SHARED float *scratch, Place at) {
     u64 tiles = (inner + 31) / 32, parts = (count + each - 1) / each;
-    u32 lane = at.thread % 32, line = at.thread / 32, lines = at.threads / 32;
+    u32 lane = at.index % 32, line = at.index / 32, lines = at.threads / 32;
     for (u64 work = at.block; work < outer * parts * tiles; work += at.blocks) {
         u64 column = work % tiles * 32 + lane, part = work / tiles % parts, group = work / tiles / parts;
         u64 end = (part + 1) * each < count ? (part + 1) * each : count;
@@ -49,7 +49,7 @@ DEVICE void reduce_columns(GLOBAL const T *x, GLOBAL R *y, u64 outer, u64 count,
             }
         }
         BARRIER();
-        scratch[at.thread] = value;
+        scratch[at.index] = value;
         BARRIER();
         if (line == 0 && column < inner) {
             for (u32 other = 1; other < lines; ++other) {

@@ -15,13 +15,13 @@ DEVICE void rope(GLOBAL const T *x, GLOBAL const u32 *positions, GLOBAL const fl
         for (u32 first = 0; first < half_; first += ROPE_PAIRS) {
             u32 pairs = half_ - first < ROPE_PAIRS ? half_ - first : ROPE_PAIRS;
             BARRIER();
-            for (u32 i = at.thread; i < pairs; i += at.threads) {
+            for (u32 i = at.index; i < pairs; i += at.threads) {
                 float angle = position * inv_freq[first + i];
                 turns[2 * i] = m_cos(angle) * scale;
                 turns[2 * i + 1] = m_sin(angle) * sine;
             }
             BARRIER();
-            for (u64 work = at.thread; work < heads * pairs; work += at.threads) {
+            for (u64 work = at.index; work < heads * pairs; work += at.threads) {
                 u32 i = (u32)(work % pairs);
                 u64 row = base + work / pairs * channels;
                 u64 k = row + (interleaved ? 2 * (first + i) : first + i), l = k + (interleaved ? 1 : half_);
@@ -31,7 +31,7 @@ DEVICE void rope(GLOBAL const T *x, GLOBAL const u32 *positions, GLOBAL const fl
             }
         }
         u32 rest = channels - 2 * half_;
-        for (u64 work = at.thread; work < heads * rest; work += at.threads) {
+        for (u64 work = at.index; work < heads * rest; work += at.threads) {
             u64 k = base + work / rest * channels + 2 * half_ + work % rest;
             store(y, k, load(x, k));
         }

@@ -11,7 +11,7 @@ template <typename T>
 DEVICE Spread spread_of(GLOBAL const T *x, u64 width, bool wide, SHARED float *scratch, Place at) {
     float v[VECTOR];
     float most = -m_inf, sum = 0.0f;
-    for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+    for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
         take(x, i, width, wide, v);
         float next = most;
         for (u32 j = 0; j < VECTOR; ++j)
@@ -34,7 +34,7 @@ DEVICE void softmax(GLOBAL const T *x, GLOBAL T *y, u64 rows, u64 width, bool wi
     float v[VECTOR];
     for (u64 row = at.block; row < rows; row += at.blocks) {
         Spread all = spread_of(x + row * width, width, wide, scratch, at);
-        for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+        for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
             take(x + row * width, i, width, wide, v);
             for (u32 j = 0; j < VECTOR; ++j) v[j] = m_exp(v[j] - all.most) / all.sum;
             put(y + row * width, i, width, wide, v);
@@ -48,13 +48,13 @@ DEVICE void softmax_grad(GLOBAL const T *y, GLOBAL const T *dy, GLOBAL T *dx, u6
     float v[VECTOR], d[VECTOR];
     for (u64 row = at.block; row < rows; row += at.blocks) {
         float along = 0.0f;
-        for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+        for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
             take(y + row * width, i, width, wide, v);
             take(dy + row * width, i, width, wide, d);
             for (u32 j = 0; j < VECTOR; ++j) along += v[j] * d[j];
         }
         along = block_sum(along, scratch, at);
-        for (u64 i = at.thread * VECTOR; i < width; i += at.threads * VECTOR) {
+        for (u64 i = at.index * VECTOR; i < width; i += at.threads * VECTOR) {
             take(y + row * width, i, width, wide, v);
             take(dy + row * width, i, width, wide, d);
             for (u32 j = 0; j < VECTOR; ++j) d[j] = v[j] * (d[j] - along);
