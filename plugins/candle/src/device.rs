@@ -48,6 +48,17 @@ pub fn candle_type(dtype: DType) -> Result<CandleType, Error> {
     })
 }
 
+/// Words for a device that does nothing more: CUDA's, and Metal's for a command buffer that failed.
+const LOST: [&str; 7] = [
+    "device_lost",
+    "ecc_uncorrectable",
+    "illegal_address",
+    "launch_failed",
+    "launch_timeout",
+    "command buffer had following error",
+    "failed to create metal resource: commandbuffer",
+];
+
 /// What candle says, as an error of its kind. Candle keeps the driver's errors as text only.
 #[allow(clippy::needless_pass_by_value)] // for `map_err`
 pub fn failure(error: candle_core::Error) -> Error {
@@ -55,10 +66,11 @@ pub fn failure(error: candle_core::Error) -> Error {
     let lower = text.to_lowercase();
     let any = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let first = text.lines().next().unwrap_or_default();
-    if any(&["out of memory", "out_of_memory", "alloc_failed", "failed to allocate"]) {
+    // Of Metal: a buffer that it did not make, and what a command buffer says that ran out of memory.
+    let no_memory = ["out of memory", "out_of_memory", "outofmemory", "alloc_failed", "failed to allocate"];
+    if any(&no_memory) || any(&["insufficient memory", "failed to create metal resource: buffer"]) {
         Error::out_of_memory(format!("candle could not allocate: {first}"))
-    } else if any(&["device_lost", "ecc_uncorrectable", "illegal_address", "launch_failed", "launch_timeout"])
-    {
+    } else if any(&LOST) {
         Error::device_lost(format!("the GPU failed: {first}"))
     } else if matches!(error, candle_core::Error::UnsupportedDTypeForOp(..)) {
         Error::unsupported(format!("candle cannot: {first}"))
@@ -88,10 +100,8 @@ fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
     bytes.map_err(failure)
 }
 
-/// Candle allocates main memory with `vec!`, which ends the process where there is none: asked before, it is an error.
 fn check_room(placed: &Placed, ty: &TensorType) -> Result<(), Error> {
-    let room = |bytes: usize| !placed.is_cpu() || Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
-    if room(ty.bytes()) {
+    if found::has_room(placed, ty.bytes()) {
         return Ok(());
     }
     Err(Error::out_of_memory(format!("there are no {} bytes for a tensor {ty}", ty.bytes())).untouched())
@@ -122,7 +132,7 @@ impl CandleDevice {
 impl Device for CandleDevice {
     type Buffer = Buffer;
     type Compiled = Compiled;
-    const ASYNCHRONOUS: bool = cfg!(feature = "cuda");
+    const ASYNCHRONOUS: bool = cfg!(any(feature = "cuda", feature = "metal"));
 
     fn ops(&self) -> Vec<&'static str> {
         ops::native(&self.placed)

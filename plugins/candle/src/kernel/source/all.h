@@ -7,6 +7,7 @@
 #include "loss.h"
 #include "norm.h"
 #include "optim.h"
+#include "product.h"
 #include "quant.h"
 #include "random.h"
 #include "reduce.h"

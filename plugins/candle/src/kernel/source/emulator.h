@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
@@ -17,10 +18,10 @@
 
 namespace emulator {
 
+// Operands may lie in each other.
 struct Operand {
-    void *bytes;
+    u8 *bytes;
     std::size_t size;
-    u32 is_written;
 };
 
 // Laid out alike in Rust (`kernel::emulated`).
@@ -57,6 +58,42 @@ struct Guarded {
         if (pages) munmap(pages, mapped);
     }
 };
+
+// Operands that lie in each other, as one piece of guarded memory.
+struct Region {
+    u8 *bytes;
+    std::size_t size;
+    Guarded memory;
+};
+
+inline std::vector<Region> regions_of(const Launch &launch) {
+    std::vector<std::pair<u8 *, u8 *>> ranges;
+    for (u64 i = 0; i < launch.count; ++i)
+        ranges.emplace_back(launch.operands[i].bytes, launch.operands[i].bytes + launch.operands[i].size);
+    std::sort(ranges.begin(), ranges.end());
+    std::vector<std::pair<u8 *, u8 *>> joined;
+    for (const auto &range : ranges) {
+        if (!joined.empty() && range.first < joined.back().second) {
+            joined.back().second = std::max(joined.back().second, range.second);
+        } else {
+            joined.push_back(range);
+        }
+    }
+    std::vector<Region> regions;
+    for (const auto &range : joined) {
+        const std::size_t size = (std::size_t)(range.second - range.first);
+        regions.push_back(Region{range.first, size, Guarded(size)});
+        std::memcpy(regions.back().memory.first, range.first, size);
+    }
+    return regions;
+}
+
+inline u8 *place_of(const std::vector<Region> &regions, const Operand &operand) {
+    for (const Region &region : regions)
+        if (operand.bytes >= region.bytes && operand.bytes + operand.size <= region.bytes + region.size)
+            return region.memory.first + (operand.bytes - region.bytes);
+    std::abort();
+}
 
 enum class State { ready, at_barrier, at_exchange, ended };
 
@@ -197,8 +234,8 @@ inline void touched(int) {
 
 template <typename Struct, typename... P, std::size_t... I>
 void call(void (*function)(const Struct &, Place, P...), const Struct &parameters, Place place,
-          const std::vector<Guarded> &memory, std::index_sequence<I...>) {
-    function(parameters, place, (P)(void *)memory[I].first...);
+          const std::vector<u8 *> &places, std::index_sequence<I...>) {
+    function(parameters, place, (P)(void *)places[I]...);
 }
 
 // What went wrong, or null.
@@ -216,37 +253,24 @@ const char *run(const char *name, void (*function)(const Struct &, Place, P...),
         message = std::string(name) + ": " + std::to_string(launch.threads) + " threads to a block";
         return message.c_str();
     }
-    struct Writes {
-        static constexpr bool of(const void *) { return false; }
-        static constexpr bool of(void *) { return true; }
-    };
-    const bool writes[] = {Writes::of((P) nullptr)...};
-    std::vector<Guarded> memory;
-    for (u64 i = 0; i < launch.count; ++i) {
-        const Operand &operand = launch.operands[i];
-        if (writes[i] != (operand.is_written != 0)) {
-            message = std::string(name) + ": operand " + std::to_string(i) + " is " + (writes[i] ? "" : "not ") +
-                      "written, and is given as the contrary";
-            return message.c_str();
-        }
-        memory.emplace_back(operand.size);
-        std::memcpy(memory.back().first, operand.bytes, operand.size);
-    }
+    std::vector<Region> regions = regions_of(launch);
+    std::vector<u8 *> places;
+    for (u64 i = 0; i < launch.count; ++i) places.push_back(place_of(regions, launch.operands[i]));
     Struct parameters;
     std::memcpy(&parameters, launch.parameters, sizeof parameters);
     struct Argument {
         void (*function)(const Struct &, Place, P...);
         const Struct *parameters;
-        const std::vector<Guarded> *memory;
+        const std::vector<u8 *> *places;
         u64 block, blocks;
         u32 threads;
-    } argument{function, &parameters, &memory, 0, launch.blocks, launch.threads};
+    } argument{function, &parameters, &places, 0, launch.blocks, launch.threads};
     block->threads.resize(std::max<std::size_t>(block->threads.size(), launch.threads));
     block->argument = &argument;
     block->body = [](void *pointer) {
         const Argument &of = *(const Argument *)pointer;
         Place place{of.block, of.blocks, block->running, of.threads};
-        call(of.function, *of.parameters, place, *of.memory, std::index_sequence_for<P...>{});
+        call(of.function, *of.parameters, place, *of.places, std::index_sequence_for<P...>{});
     };
     struct sigaction now = {}, before[2];
     now.sa_handler = touched;
@@ -263,8 +287,7 @@ const char *run(const char *name, void (*function)(const Struct &, Place, P...),
     sigaction(SIGSEGV, &before[0], nullptr);
     sigaction(SIGBUS, &before[1], nullptr);
     if (!message.empty()) return message.c_str();
-    for (u64 i = 0; i < launch.count; ++i)
-        if (writes[i]) std::memcpy(launch.operands[i].bytes, memory[i].first, launch.operands[i].size);
+    for (const Region &region : regions) std::memcpy(region.bytes, region.memory.first, region.size);
     return nullptr;
 }
 
