@@ -8,6 +8,7 @@
 
 mod compile;
 mod device;
+mod host;
 mod kernel;
 mod ops;
 
