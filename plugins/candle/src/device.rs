@@ -202,7 +202,11 @@ impl Device for CandleDevice {
     ) -> Result<(), Error> {
         let tensors = arguments.iter().map(|bound| self.tensor(bound.get()));
         let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
-        let results = compiled.run(&self.placed, &self.meter, tensors).map_err(Error::untouched)?;
+        let results =
+            compiled.run(&self.placed, &self.meter, tensors).map_err(|failed| match failed.touched {
+                true => failed.error,
+                false => failed.error.untouched(),
+            })?;
         let mut each = results.into_iter();
         let missing = || Error::internal("the run gave fewer tensors than the program has results");
         for output in outputs.iter_mut() {

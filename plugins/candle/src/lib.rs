@@ -9,8 +9,12 @@
 
 mod compile;
 mod device;
+mod host;
 mod kernel;
 mod ops;
+
+#[cfg(all(test, target_os = "linux"))]
+mod emulated_kernels;
 
 pub use compile::Compiled;
 pub use device::{Buffer, CandleDevice};

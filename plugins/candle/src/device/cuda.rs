@@ -1,6 +1,8 @@
 //! NVIDIA's GPUs through CUDA.
 
 use candle_core::Device as Placed;
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::cublas::sys as cublas;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result, sys};
 use finetune_plugin_api::export::{DeviceDescription, Error, JsonObject, MemoryInfo};
 
@@ -51,6 +53,8 @@ pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
     if let Ok(device) = placed.as_cuda_device() {
         // SAFETY: events order streams; all work is on this one, and so are allocations.
         unsafe { device.disable_event_tracking() };
+        keep_freed_memory(device).map_err(unavailable)?;
+        set_sums(device)?;
     }
     Ok((placed, Figures))
 }
@@ -58,6 +62,33 @@ pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
 /// The driver says it itself.
 pub fn has_room(_: &Placed, _: usize) -> bool {
     true
+}
+
+/// Memory that is given back stays with the process instead of going back to the driver at the next
+/// synchronisation, so that the next step has it at once.
+#[allow(unsafe_code)]
+fn keep_freed_memory(device: &CudaDevice) -> Result<(), DriverError> {
+    let ordinal = device.cuda_stream().context().cu_device();
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the attribute is a number of 64 bits, and the pool lives as long as the device.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(ordinal)?;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
+    }
+}
+
+/// cuBLAS may not add parts of a sum in the short type of the result.
+#[allow(unsafe_code)]
+fn set_sums(device: &CudaDevice) -> Result<(), Error> {
+    let blas = device.cublas_handle();
+    let mode = cublas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // SAFETY: the handle lives as long as the device.
+    let status = unsafe { cublas::cublasSetMathMode(*blas.handle(), mode) };
+    match status {
+        cublas::cublasStatus_t::CUBLAS_STATUS_SUCCESS => Ok(()),
+        other => Err(Error::unavailable(format!("cuBLAS takes no mode: {other:?}"))),
+    }
 }
 
 impl Figures {

@@ -74,23 +74,30 @@ DEVICE void attend(GLOBAL const float *scores, GLOBAL const u32 *start, GLOBAL c
 }
 
 // Scores become probabilities in their place, as above, and products dout v^T the gradient of the products q k^T.
-// Numbers: those above; reals: scale.
-template <typename T>
+// delta, the mean of those products, is dout out where `out` [B, T, H, width] is known, as in the forward op's rounding.
+// Numbers: those above, and the channels of out, 0 if it is not known; reals: scale.
+template <typename T, typename P>
 DEVICE void attend_grad(GLOBAL const float *scores, GLOBAL const float *dp, GLOBAL const u32 *start,
-                        GLOBAL const u32 *valid, GLOBAL const u32 *segments, GLOBAL T *p, GLOBAL T *ds, u64 heads,
-                        u64 queries, u64 keys, u64 pitch, u64 first_query, bool causal, u64 window, bool segmented,
-                        u64 batch, float scale, SHARED float *scratch, Place at) {
+                        GLOBAL const u32 *valid, GLOBAL const u32 *segments, GLOBAL const T *dout, GLOBAL const T *out,
+                        GLOBAL P *p, GLOBAL P *ds, u64 heads, u64 queries, u64 keys, u64 pitch, u64 first_query,
+                        bool causal, u64 window, bool segmented, u64 batch, u64 all_queries, u64 head_step,
+                        u64 first_head, u64 all_heads, u64 width, float scale, SHARED float *scratch, Place at) {
     GLOBAL const u32 *own = segments + (segmented ? batch * keys : 0);
     for (u64 work = at.block; work < heads * queries; work += at.blocks) {
-        u64 query = first_query + work % queries;
+        u64 head = work / queries, query = first_query + work % queries;
         GLOBAL const float *row = scores + work * keys, *slopes = dp + work * keys;
         Seen seen = seen_of(query, start[batch], valid[batch], keys, causal, window, segmented, own);
         Scores all = scores_of(row, seen, segmented, own, scratch, at);
         float delta = 0.0f;
-        for (u64 key = seen.first + at.index; key < seen.end; key += at.threads)
-            if (sees(seen, key, segmented, own)) delta += m_exp(row[key] - all.most) * slopes[key];
+        if (width != 0) {
+            u64 place = ((batch * all_queries + query) * all_heads + first_head + head * head_step) * width;
+            for (u64 i = at.index; i < width; i += at.threads) delta += load(dout, place + i) * load(out, place + i);
+        } else {
+            for (u64 key = seen.first + at.index; key < seen.end; key += at.threads)
+                if (sees(seen, key, segmented, own)) delta += m_exp(row[key] - all.most) * slopes[key];
+        }
         delta = block_sum(delta, scratch, at);
-        if (all.sum > 0.0f) delta /= all.sum;
+        if (width == 0 && all.sum > 0.0f) delta /= all.sum;
         for (u64 first = 0; first < keys; first += at.threads) {
             u64 key = first + at.index;
             bool is_seen = key < keys && sees(seen, key, segmented, own);
@@ -113,11 +120,21 @@ DEVICE void attend_grad(GLOBAL const float *scores, GLOBAL const float *dp, GLOB
         attend(scores, start, valid, segments, lse, p, NUMBER(0), NUMBER(1), NUMBER(2), NUMBER(3), NUMBER(4),      \
                NUMBER(5) != 0, NUMBER(6), NUMBER(7) != 0, NUMBER(8), NUMBER(9), NUMBER(10), NUMBER(11), NUMBER(12),\
                scratch, HERE);                                                                                     \
-    }                                                                                                              \
-    KERNEL(attend_grad_##t, GLOBAL const float *scores, GLOBAL const float *dp, GLOBAL const u32 *start,           \
-           GLOBAL const u32 *valid, GLOBAL const u32 *segments, GLOBAL T *p, GLOBAL T *ds) {                       \
-        SHARED_FLOATS(scratch, 32);                                                                                \
-        attend_grad(scores, dp, start, valid, segments, p, ds, NUMBER(0), NUMBER(1), NUMBER(2), NUMBER(3),         \
-                    NUMBER(4), NUMBER(5) != 0, NUMBER(6), NUMBER(7) != 0, NUMBER(8), REAL(0), scratch, HERE);      \
     }
 FLOATS(ATTEND)
+
+// What replaces the scores is of the type of the operands, or stays f32.
+#define ATTEND_GRAD(T, t, P, p_)                                                                                   \
+    KERNEL(attend_grad_##t##_##p_, GLOBAL const float *scores, GLOBAL const float *dp, GLOBAL const u32 *start,           \
+           GLOBAL const u32 *valid, GLOBAL const u32 *segments, GLOBAL const T *dout, GLOBAL const T *out,         \
+           GLOBAL P *p, GLOBAL P *ds) {                                                                            \
+        SHARED_FLOATS(scratch, 32);                                                                                \
+        attend_grad(scores, dp, start, valid, segments, dout, out, p, ds, NUMBER(0), NUMBER(1), NUMBER(2),         \
+                    NUMBER(3), NUMBER(4), NUMBER(5) != 0, NUMBER(6), NUMBER(7) != 0, NUMBER(8), NUMBER(9),         \
+                    NUMBER(10), NUMBER(11), NUMBER(12), NUMBER(13), REAL(0), scratch, HERE);                       \
+    }
+ATTEND_GRAD(float, f32, float, f32)
+ATTEND_GRAD(f16, f16, f16, f16)
+ATTEND_GRAD(bf16, bf16, bf16, bf16)
+ATTEND_GRAD(f16, f16, float, f32)
+ATTEND_GRAD(bf16, bf16, float, f32)

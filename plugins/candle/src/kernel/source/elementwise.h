@@ -3,7 +3,7 @@
 #include "dialect.h"
 
 #define OPERANDS 8
-#define DIMENSIONS 6
+#define DIMENSIONS 8
 #define STEPS 24
 #define CONSTANTS 8
 #define REGISTERS 6

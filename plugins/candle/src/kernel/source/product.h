@@ -1,5 +1,5 @@
-// Matrix products, accumulated in f32, where no library has them: from 16-bit types to f32, added to what is there,
-// between parts of tensors.
+// Matrix products, accumulated in f32, where no library has them: of 16-bit types with f32 or to f32, added to what
+// is there, between parts of tensors.
 #pragma once
 #include "dialect.h"
 
@@ -30,8 +30,8 @@ DEVICE void product_tile(GLOBAL const T *x, u64 begin, u64 row, bool along_k, u6
     }
 }
 
-template <typename T, typename R>
-DEVICE void product(GLOBAL const T *a, GLOBAL const T *b, GLOBAL R *c, u64 m, u64 n, u64 k, u64 count, Lying in_a,
+template <typename A, typename B, typename R>
+DEVICE void product(GLOBAL const A *a, GLOBAL const B *b, GLOBAL R *c, u64 m, u64 n, u64 k, u64 count, Lying in_a,
                     Lying in_b, Lying in_c, float alpha, float beta, SHARED float *tile_a, SHARED float *tile_b,
                     Place at) {
     u64 down = (m + PRODUCT_TILE - 1) / PRODUCT_TILE, across = (n + PRODUCT_TILE - 1) / PRODUCT_TILE;
@@ -78,8 +78,8 @@ DEVICE Lying lying_of(u64 first, u64 row, u64 step, bool transposed) {
 
 // Numbers: m, n, k, count; of a, b and c each first, row, step; whether a (1) and b (2) lie transposed. Reals: alpha,
 // beta.
-#define PRODUCT(T, t, R, r)                                                                                        \
-    KERNEL(product_##t##_##r, GLOBAL const T *a, GLOBAL const T *b, GLOBAL R *c) {                                 \
+#define PRODUCT(A, a_, B, b_, R, r)                                                                                \
+    KERNEL(product_##a_##_##b_##_##r, GLOBAL const A *a, GLOBAL const B *b, GLOBAL R *c) {                         \
         SHARED_FLOATS(tile_a, PRODUCT_TILE * PRODUCT_DEPTH);                                                       \
         SHARED_FLOATS(tile_b, PRODUCT_TILE * PRODUCT_DEPTH);                                                       \
         product(a, b, c, NUMBER(0), NUMBER(1), NUMBER(2), NUMBER(3),                                               \
@@ -89,9 +89,12 @@ DEVICE Lying lying_of(u64 first, u64 row, u64 step, bool transposed) {
     }
 // CUDA has cuBLAS.
 #ifndef __CUDACC__
-PRODUCT(float, f32, float, f32)
-PRODUCT(f16, f16, f16, f16)
-PRODUCT(f16, f16, float, f32)
-PRODUCT(bf16, bf16, bf16, bf16)
-PRODUCT(bf16, bf16, float, f32)
+PRODUCT(float, f32, float, f32, float, f32)
+#define PRODUCTS(T, t)                                                                                             \
+    PRODUCT(T, t, T, t, T, t)                                                                                      \
+    PRODUCT(T, t, T, t, float, f32)                                                                                \
+    PRODUCT(float, f32, T, t, T, t)                                                                                \
+    PRODUCT(float, f32, T, t, float, f32)
+PRODUCTS(f16, f16)
+PRODUCTS(bf16, bf16)
 #endif
