@@ -1,11 +1,11 @@
 //! A GPU's part for tests, on a machine without one: the kernels' own source, compiled as plain C++
 //! (`source/prelude_host.h`, `source/emulator.h`), runs on candle's tensors for the processor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, c_char, c_void};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor};
 use libloading::Library;
@@ -13,8 +13,9 @@ use libloading::Library;
 use super::{Launch, Numbers, Parameters, elementwise, source};
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
+static IS_NARROW: AtomicBool = AtomicBool::new(false);
 static ORDER: AtomicU32 = AtomicU32::new(0);
-static LAUNCHES: AtomicU32 = AtomicU32::new(0);
+static RAN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// From now on what is for a GPU is done by the emulation, a block's threads in that order (`Launch` in
 /// `source/emulator.h`).
@@ -23,13 +24,38 @@ pub fn switch_on(order: u32) {
     IS_ON.store(true, Ordering::SeqCst);
 }
 
+/// Whether what lies between two products of an op is of the operands' type, as on CUDA.
+pub fn set_narrow(is_narrow: bool) {
+    IS_NARROW.store(is_narrow, Ordering::SeqCst);
+}
+
+pub fn is_narrow() -> bool {
+    IS_NARROW.load(Ordering::SeqCst)
+}
+
 pub fn is_on() -> bool {
     IS_ON.load(Ordering::SeqCst)
 }
 
-/// How many kernels have run.
-pub fn launches() -> u32 {
-    LAUNCHES.load(Ordering::SeqCst)
+/// Kernels that have not run so far.
+pub fn kernels_left() -> Vec<String> {
+    let mut all = Vec::new();
+    #[allow(unsafe_code)]
+    // SAFETY: the function has this signature, and gives names that live as long as the library.
+    unsafe {
+        let name_of =
+            library().get::<unsafe extern "C" fn(u64) -> *const c_char>(b"emulator_kernel").unwrap();
+        for number in 0.. {
+            let name = name_of(number);
+            if name.is_null() {
+                break;
+            }
+            all.push(CStr::from_ptr(name).to_string_lossy().into_owned());
+        }
+    }
+    let ran = RAN.lock().unwrap();
+    all.retain(|name| !ran.contains(name));
+    all
 }
 
 /// `Operand` in the emulator's source.
@@ -78,7 +104,7 @@ fn library() -> &'static Library {
 
 /// Runs a kernel to its end. What goes wrong in it is an error here; memory that it must not touch ends the process.
 pub fn run(launch: &Launch) -> Result<()> {
-    LAUNCHES.fetch_add(1, Ordering::SeqCst);
+    RAN.lock().unwrap().insert(launch.name.to_owned());
     let mut memories: HashMap<*const Storage, Memory> = HashMap::new();
     let mut operands = Vec::new();
     for &tensor in launch.tensors {

@@ -238,6 +238,17 @@ void call(void (*function)(const Struct &, Place, P...), const Struct &parameter
     function(parameters, place, (P)(void *)places[I]...);
 }
 
+// The names of all kernels.
+inline std::vector<const char *> &names() {
+    static std::vector<const char *> all;
+    return all;
+}
+
+inline bool know(const char *name) {
+    names().push_back(name);
+    return true;
+}
+
 // What went wrong, or null.
 template <typename Struct, typename... P>
 const char *run(const char *name, void (*function)(const Struct &, Place, P...), const Launch &launch) {
@@ -292,3 +303,8 @@ const char *run(const char *name, void (*function)(const Struct &, Place, P...),
 }
 
 } // namespace emulator
+
+// The name of that number, or null.
+extern "C" const char *emulator_kernel(u64 number) {
+    return number < emulator::names().size() ? emulator::names()[number] : nullptr;
+}

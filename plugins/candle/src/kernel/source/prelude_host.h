@@ -27,6 +27,7 @@ struct bf16 {
 #define DEVICE [[maybe_unused]] static inline
 #define KERNEL_OF(Struct, name, ...)                                                                               \
     static void name##_kernel(const Struct &parameters, Place place, __VA_ARGS__);                                 \
+    [[maybe_unused]] static const bool name##_known = emulator::know(#name);                                       \
     extern "C" const char *name(const emulator::Launch *launch) {                                                  \
         return emulator::run(#name, name##_kernel, *launch);                                                       \
     }                                                                                                              \
