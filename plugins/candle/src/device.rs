@@ -183,7 +183,7 @@ impl Device for CandleDevice {
     }
 
     fn download(&mut self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
-        let bytes = to_bytes(&self.tensor(buffer)?)?;
+        let bytes = found::scoped(|| to_bytes(&self.tensor(buffer)?))?;
         let range = bytes.get(offset..).and_then(|rest| rest.get(..into.len()));
         into.copy_from_slice(range.ok_or_else(|| Error::outside(offset, into.len()))?);
         Ok(())
@@ -202,11 +202,11 @@ impl Device for CandleDevice {
     ) -> Result<(), Error> {
         let tensors = arguments.iter().map(|bound| self.tensor(bound.get()));
         let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
-        let results =
-            compiled.run(&self.placed, &self.meter, tensors).map_err(|failed| match failed.touched {
-                true => failed.error,
-                false => failed.error.untouched(),
-            })?;
+        let ran = found::scoped(|| compiled.run(&self.placed, &self.meter, tensors));
+        let results = ran.map_err(|failed| match failed.touched {
+            true => failed.error,
+            false => failed.error.untouched(),
+        })?;
         let mut each = results.into_iter();
         let missing = || Error::internal("the run gave fewer tensors than the program has results");
         for output in outputs.iter_mut() {

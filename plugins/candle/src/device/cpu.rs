@@ -36,6 +36,11 @@ pub fn has_room(_: &Placed, bytes: usize) -> bool {
     Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
 
+/// Runs what uses the device.
+pub fn scoped<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
 impl Figures {
     pub fn memory(&mut self, _: &Placed, counted: MemoryInfo) -> MemoryInfo {
         let machine = self.0.memory();

@@ -91,6 +91,11 @@ fn set_sums(device: &CudaDevice) -> Result<(), Error> {
     }
 }
 
+/// Runs what uses the device.
+pub fn scoped<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
 impl Figures {
     /// The driver keeps freed memory for this process, so what it says is free is less than what can be had.
     pub fn memory(&mut self, placed: &Placed, counted: MemoryInfo) -> MemoryInfo {

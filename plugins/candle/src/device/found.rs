@@ -19,4 +19,4 @@ mod kind;
 #[path = "metal.rs"]
 mod kind;
 
-pub use kind::{Figures, has_room, open, probe};
+pub use kind::{Figures, has_room, open, probe, scoped};

@@ -105,6 +105,11 @@ fn free(gpu: &Gpu) -> u64 {
     working_set(gpu).saturating_sub(gpu.current_allocated_size() as u64)
 }
 
+/// Runs what uses the device. What Objective-C would let go of some time later is let go at its end.
+pub fn scoped<R>(work: impl FnOnce() -> R) -> R {
+    objc2::rc::autoreleasepool(|_| work())
+}
+
 impl Figures {
     /// Candle pools its buffers, in sizes that are powers of two: what this process has of Metal and what tensors
     /// use of it are two numbers.

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[allow(dead_code)] // only tests run several steps so far
 pub mod elementwise;
 #[cfg(all(test, target_os = "linux"))]
 pub mod emulated;
