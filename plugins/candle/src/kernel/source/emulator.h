@@ -4,6 +4,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <setjmp.h>
+
 #include <algorithm>
 #include <bit>
 #include <csignal>
@@ -98,7 +100,10 @@ inline u8 *place_of(const std::vector<Region> &regions, const Operand &operand) 
 enum class State { ready, at_barrier, at_exchange, ended };
 
 struct Thread {
+    // Where it begins, and where it goes on: a jump asks the system for nothing.
     ucontext_t context;
+    jmp_buf jump;
+    bool has_begun = false;
     void *stack = nullptr;
     State state = State::ready;
     // Where it waits: a number for each place in the text, and its line.
@@ -116,7 +121,7 @@ struct SharedArray {
 struct Block {
     std::vector<Thread> threads;
     std::vector<SharedArray> arrays;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     u32 running = 0;
     // Runs the kernel for the thread `running`.
     void (*body)(void *) = nullptr;
@@ -128,9 +133,18 @@ inline Block *const block = &only;
 inline const char *kernel = "";
 inline std::string message;
 
-inline void switch_back() {
+__attribute__((noinline)) inline void switch_back() {
     Thread &self = block->threads[block->running];
-    swapcontext(&self.context, &block->scheduler);
+    if (_setjmp(self.jump) == 0) _longjmp(block->scheduler, 1);
+}
+
+__attribute__((noinline)) inline void go_on(u32 thread) {
+    block->running = thread;
+    Thread &self = block->threads[thread];
+    if (_setjmp(block->scheduler) != 0) return;
+    if (self.has_begun) _longjmp(self.jump, 1);
+    self.has_begun = true;
+    setcontext(&self.context);
 }
 
 inline void wait(State state, int place, int line) {
@@ -177,6 +191,7 @@ inline std::vector<u32> ordered(u32 threads, u32 order) {
 __attribute__((noinline)) inline void prepare(Thread &thread) {
     const std::size_t stack = 128 * 1024;
     thread.state = State::ready;
+    thread.has_begun = false;
     getcontext(&thread.context);
     if (!thread.stack) thread.stack = std::malloc(stack);
     thread.context.uc_stack.ss_sp = thread.stack;
@@ -202,8 +217,7 @@ inline bool run_block(u32 threads, u32 order) {
     for (;;) {
         for (u32 i : each) {
             if (block->threads[i].state != State::ready) continue;
-            block->running = i;
-            swapcontext(&block->scheduler, &block->threads[i].context);
+            go_on(i);
         }
         bool goes_on = false;
         for (u32 first = 0; first < threads; first += 32) goes_on |= release(first, 32, State::at_exchange);
