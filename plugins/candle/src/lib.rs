@@ -8,9 +8,11 @@
 
 mod compile;
 mod device;
+mod fuse;
 mod host;
 mod kernel;
 mod ops;
+mod profile;
 
 pub use compile::Compiled;
 pub use device::{Buffer, CandleDevice};
