@@ -38,6 +38,8 @@ export LIBRARY_PATH="$home/lib${LIBRARY_PATH:+:$LIBRARY_PATH}" NVCC="$home/bin/n
 # Libraries of which nothing is called while linking are named all the same: the loader then says which is missing.
 export RUSTFLAGS="${RUSTFLAGS:-} -L native=$home/lib -C link-arg=-Wl,--no-as-needed"
 cd "$root"
-cargo build --release --package finetune-candle --features cuda
+# The compiler leaves out libraries of whose stand-ins it calls nothing; without them the loader finds no function.
+cargo rustc --release --package finetune-candle --lib --features cuda -- \
+    -C link-arg=-Wl,--no-as-needed,-lcuda,-lcublas,-lcublasLt,-lnvrtc
 strip -o "$root/target/cuda/libfinetune_candle.so" "$root/target/cuda/release/libfinetune_candle.so"
 ls -l "$root/target/cuda/libfinetune_candle.so"

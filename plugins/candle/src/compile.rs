@@ -1,5 +1,6 @@
 //! Programs with their schedule, and how one runs.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -10,16 +11,21 @@ use finetune_plugin_api::plan::{self, Schedule};
 use finetune_plugin_api::program::{Op, Program, ValueId};
 
 use crate::device::failure;
+use crate::fuse::Fused;
+use crate::kernel;
 use crate::ops::{self, Step};
+use crate::profile::Profile;
 
 /// A program, ready to run.
 pub struct Compiled {
     program: Program,
     schedule: Schedule,
+    fused: Fused,
     /// Arguments that the program updates, in the order of its updates.
     updated: Vec<usize>,
     /// Scalars of the program, by node: made once.
     constants: RefCell<HashMap<usize, Tensor>>,
+    profile: Option<Profile>,
 }
 
 /// Memory that values share: a tensor and the views of it.
@@ -55,10 +61,29 @@ pub struct Failed {
 }
 
 impl Compiled {
-    pub fn new(program: Program) -> Compiled {
+    pub fn new(program: Program, placed: &Placed) -> Compiled {
         let position = |value| program.args().iter().position(|arg| arg.value == value);
         let updated = program.updates().iter().filter_map(|update| position(update.state)).collect();
-        Compiled { schedule: plan::schedule(&program), updated, program, constants: RefCell::default() }
+        // Candle's products on the processor cannot be made in a place that is there.
+        let fused = if kernel::on_gpu(placed) { Fused::of(&program) } else { Fused::default() };
+        Compiled {
+            schedule: plan::schedule_fused(&program, &fused.into),
+            fused,
+            updated,
+            program,
+            constants: RefCell::default(),
+            profile: Profile::wanted(),
+        }
+    }
+
+    /// What a step reads: its node's operands; of a sum that a product goes into, those of the product and the other
+    /// summand.
+    fn operands(&self, node: usize) -> Cow<'_, [ValueId]> {
+        let nodes = self.program.nodes();
+        match self.fused.sum(node) {
+            None => Cow::Borrowed(&nodes[node].operands),
+            Some(sum) => [&nodes[sum.product].operands[..], &[sum.summand]].concat().into(),
+        }
     }
 
     pub fn updated(&self) -> &[usize] {
@@ -140,8 +165,8 @@ impl Run<'_> {
         bytes: usize,
         values: &[Option<Value>],
     ) -> Rc<Memory> {
-        let operands = self.compiled.program.nodes()[step.node].operands.iter();
-        let mut operands = operands.filter_map(|value| values[value.index()].as_ref());
+        let operands = self.compiled.operands(step.node);
+        let mut operands = operands.iter().filter_map(|value| values[value.index()].as_ref());
         if let Some(shared) = operands.find(|value| ops::share_memory(&value.tensor, tensor)) {
             return shared.memory.clone();
         }
@@ -154,8 +179,9 @@ impl Run<'_> {
     }
 
     fn execute(&self, step: &plan::Step, values: &[Option<Value>]) -> Result<Vec<Option<Tensor>>, Error> {
-        let Compiled { program, schedule, constants, updated } = self.compiled;
+        let Compiled { program, schedule, constants, updated, fused, .. } = self.compiled;
         let node = &program.nodes()[step.node];
+        let operands = self.compiled.operands(step.node);
         if let Some(constant) = constants.borrow().get(&step.node) {
             return Ok(vec![Some(constant.clone())]);
         }
@@ -168,27 +194,37 @@ impl Run<'_> {
                 Owner::Program => false,
             };
             let is_last = step.dead.contains(value) && Rc::strong_count(memory) == 1;
-            may_be_written && is_last && tensor.is_contiguous()
+            // A product reads all of its operands for each element that it writes.
+            let is_read_again = operands.iter().filter(|other| *other == value).count() > 1;
+            may_be_written && is_last && !is_read_again && tensor.is_contiguous()
         };
-        let free: Vec<bool> = node.operands.iter().map(free).collect();
+        let free: Vec<bool> = operands.iter().map(free).collect();
         let is_argument = |value: &ValueId| {
             operand(value).is_some_and(|value| matches!(value.memory.owner, Owner::Argument(_)))
         };
         // It may be written, so if the op fails nobody knows what is in it.
-        if free.iter().zip(&node.operands).any(|(free, value)| *free && is_argument(value)) {
+        if free.iter().zip(&*operands).any(|(free, value)| *free && is_argument(value)) {
             self.touched.set(true);
         }
         let ran = Step {
             placed: self.placed,
             op: node.op,
-            attrs: &node.attrs,
-            operands: node.operands.iter().filter_map(operand).map(|value| &value.tensor).collect(),
-            types: node.operands.iter().map(|&value| program.ty(value)).collect(),
+            attrs: &fused.sum(step.node).map_or(node, |sum| &program.nodes()[sum.product]).attrs,
+            operands: operands.iter().filter_map(operand).map(|value| &value.tensor).collect(),
+            types: operands.iter().map(|&value| program.ty(value)).collect(),
             results: node.results.iter().map(|&value| program.ty(value)).collect(),
             needed: node.results.iter().map(|value| schedule.needed[value.index()]).collect(),
             free,
         };
-        let results = ops::execute(&ran).map_err(|error| match error {
+        let timed = self.compiled.profile.as_ref().map(Profile::begin);
+        let ran = match fused.sum(step.node) {
+            Some(_) => ops::add_product(&ran),
+            None => ops::execute(&ran),
+        };
+        if let (Some(profile), Some(begun)) = (&self.compiled.profile, timed) {
+            profile.end(program, step.node, begun, self.placed).map_err(failure)?;
+        }
+        let results = ran.map_err(|error| match error {
             ops::Failure::Candle(error) => failure(error),
             ops::Failure::Unsupported(what) => Error::unsupported(what),
         })?;

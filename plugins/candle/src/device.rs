@@ -191,7 +191,7 @@ impl Device for CandleDevice {
 
     fn compile(&mut self, program: Program) -> Result<Compiled, Error> {
         program.types().iter().try_for_each(|ty| candle_type(ty.dtype).map(|_| ()))?;
-        Ok(Compiled::new(program))
+        Ok(Compiled::new(program, &self.placed))
     }
 
     fn run(

@@ -9,9 +9,11 @@
 
 mod compile;
 mod device;
+mod fuse;
 mod host;
 mod kernel;
 mod ops;
+mod profile;
 
 #[cfg(all(test, target_os = "linux"))]
 mod emulated_kernels;

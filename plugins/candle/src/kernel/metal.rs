@@ -14,6 +14,7 @@ use objc2_metal::{
     MTLCompileOptions, MTLLanguageVersion, MTLMathFloatingPointFunctions, MTLMathMode, MTLSize,
 };
 
+use super::elementwise::{Code, From, Operand, Steps, run_into};
 use super::product::{Matrix, Product};
 use super::{Launch, Parameters, source};
 
@@ -98,6 +99,21 @@ pub fn run(launch: &Launch) -> Result<()> {
     Ok(())
 }
 
+/// A product by itself and then its sum with what is there, if that is the whole of a tensor.
+fn add(product: &Product) -> Result<bool> {
+    let Product { c, size: [m, n, _], count, beta, .. } = product;
+    if *beta != 1.0 || c.tensor.elem_count() != count * m * n || c.tensor.dtype() != c.dtype {
+        return Ok(false);
+    }
+    let alone = super::empty(c.tensor.dims(), c.dtype, c.tensor.device())?;
+    let is_done = self::product(&Product { c: Matrix { tensor: &alone, ..*c }, beta: 0.0, ..*product })?;
+    if is_done {
+        let steps = Steps::one(Code::Add, From::Operand(0), From::Operand(1));
+        run_into(&steps, &[Operand::Tensor(c.tensor), Operand::Tensor(&alone)], c.tensor)?;
+    }
+    Ok(is_done)
+}
+
 /// Has candle's kernel do a product; false if it cannot: it fills a buffer from its beginning, with elements of the
 /// operands' type, out of matrices without gaps.
 pub fn product(product: &Product) -> Result<bool> {
@@ -114,10 +130,13 @@ pub fn product(product: &Product) -> Result<bool> {
         && (*count == 1 || c.step == m * n);
     let has_no_gaps =
         |x: &Matrix, rows: usize, columns: usize| x.row == if x.transposed { rows } else { columns };
-    let is_plain = *alpha == 1.0 && *beta == 0.0 && is_whole;
+    let is_plain = *alpha == 1.0 && is_whole;
     let is_one_type = [a, b].iter().all(|x| x.dtype == c.dtype);
     if !(is_plain && is_one_type && has_no_gaps(a, *m, *k) && has_no_gaps(b, *k, *n)) {
         return Ok(false);
+    }
+    if *beta != 0.0 {
+        return add(product);
     }
     let device = c.tensor.device().as_metal_device()?;
     let strides = |x: &Matrix| if x.transposed { [x.step, 1, x.row] } else { [x.step, x.row, 1] };

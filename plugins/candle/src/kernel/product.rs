@@ -67,6 +67,15 @@ pub fn between(dtype: CandleType) -> CandleType {
     if cfg!(feature = "cuda") { dtype } else { CandleType::F32 }
 }
 
+/// Whether the operands of a small op with two products are made f32 first: where what lies between them is not.
+pub fn is_widened(dtype: CandleType) -> bool {
+    #[cfg(all(test, target_os = "linux"))]
+    if super::emulated::is_on() {
+        return false;
+    }
+    between(dtype) != CandleType::F32
+}
+
 impl Product<'_> {
     pub fn run(&self) -> Result<()> {
         #[cfg(all(test, target_os = "linux"))]

@@ -3,13 +3,16 @@
 
 use candle_core::{DType as CandleType, Result, Tensor};
 
-use super::Step;
+use super::{Step, elementwise, flash};
 use crate::host;
-use crate::kernel::product::{Matrix, Product, between};
+use crate::kernel::product::{Matrix, Product, between, is_widened};
 use crate::kernel::{self, Numbers};
 
 /// Bytes of the scores that are held at a time, in f32.
 const SCORES: usize = 128 << 20;
+
+/// Rows of so many keys at most are computed in f32 throughout, whatever the type: they cost next to nothing.
+pub const SHORT: usize = 256;
 
 /// Sizes of the operands and how they are cut.
 struct Shape {
@@ -109,20 +112,30 @@ struct Part {
 }
 
 /// start, valid and segments; valid stands for the segments where there are none.
-fn rows(step: &Step) -> Result<[Tensor; 3]> {
+pub fn rows(step: &Step) -> Result<[Tensor; 3]> {
     let segments = if step.attrs.get_bool("segments") { 5 } else { 4 };
     Ok([step.flat(3)?, step.flat(4)?, step.flat(segments)?])
+}
+
+/// An operand as it is computed with.
+fn operand(step: &Step, number: usize) -> Result<Tensor> {
+    let is_short = is_widened(step.operands[0].dtype()) && step.types[1].shape[1] <= SHORT;
+    let x = if is_short { step.wide(number)? } else { step.operands[number].clone() };
+    super::flat(&x)
 }
 
 pub fn forward(step: &Step) -> Result<Vec<Option<Tensor>>> {
     if step.is_cpu() {
         return host::attention::forward(step);
     }
+    if flash::is_for(step) {
+        return flash::forward(step);
+    }
     let shape = Shape::new(step)?;
-    let [q, k, v] = [step.flat(0)?, step.flat(1)?, step.flat(2)?];
+    let [q, k, v] = [operand(step, 0)?, operand(step, 1)?, operand(step, 2)?];
     let [start, valid, segments] = rows(step)?;
     let (dtype, scale) = (q.dtype(), step.attrs.get_float("scale"));
-    let out = step.empty(0)?;
+    let out = kernel::empty(&step.results[0].shape, dtype, step.placed)?;
     let lse = kernel::empty(&[shape.batch, shape.heads, shape.queries], CandleType::F32, step.placed)?;
     let size = [shape.groups, shape.part, shape.keys];
     let memory = kernel::empty(&size, CandleType::F32, step.placed)?;
@@ -142,6 +155,7 @@ pub fn forward(step: &Step) -> Result<Vec<Option<Tensor>>> {
         Product { a, b, c, size, count, alpha: 1.0, beta: 0.0 }.run()?;
     }
     let lse = step.attrs.get_bool("lse").then_some(lse);
+    let out = elementwise::cast(&out, step.results[0].dtype)?;
     Ok([Some(out)].into_iter().chain(lse.map(Some)).collect())
 }
 
@@ -149,18 +163,21 @@ pub fn grad(step: &Step) -> Result<Vec<Option<Tensor>>> {
     if step.is_cpu() {
         return host::attention::grad(step);
     }
+    if flash::is_for(step) && step.attrs.get_bool("lse") {
+        return flash::grad(step);
+    }
     let shape = Shape::new(step)?;
-    let [q, k, v] = [step.flat(0)?, step.flat(1)?, step.flat(2)?];
+    let [q, k, v] = [operand(step, 0)?, operand(step, 1)?, operand(step, 2)?];
     let first = if step.attrs.get_bool("segments") { 6 } else { 5 };
-    let dout = step.flat(first)?;
+    let dout = operand(step, first)?;
     // What the forward op gave, if it is known.
     let (out, out_channels) = match step.attrs.get_bool("lse") {
-        true => (step.flat(first + 1)?, shape.value_channels),
+        true => (operand(step, first + 1)?, shape.value_channels),
         false => (dout.clone(), 0),
     };
     let [start, valid, segments] = rows(step)?;
     let (dtype, scale) = (q.dtype(), step.attrs.get_float("scale"));
-    let dq = step.empty(0)?;
+    let dq = kernel::empty(&step.results[0].shape, dtype, step.placed)?;
     // Summed over query heads in f32.
     let sum = |i: usize| kernel::empty(&step.results[i].shape, CandleType::F32, step.placed);
     let (dk, dv) = (sum(1)?, sum(2)?);
@@ -188,6 +205,6 @@ pub fn grad(step: &Step) -> Result<Vec<Option<Tensor>>> {
         product(ds.transposed(), q, to_k, [keys, channels, part.queries], 1.0, beta)?;
         product(p.transposed(), dout, to_v, [keys, value_channels, part.queries], 1.0, beta)?;
     }
-    let narrow = |i: usize, x: &Tensor| super::elementwise::cast(x, step.results[i].dtype);
-    Ok(vec![Some(dq), Some(narrow(1, &dk)?), Some(narrow(2, &dv)?)])
+    let narrow = |i: usize, x: &Tensor| elementwise::cast(x, step.results[i].dtype);
+    Ok(vec![Some(narrow(0, &dq)?), Some(narrow(1, &dk)?), Some(narrow(2, &dv)?)])
 }

@@ -4,9 +4,11 @@ use candle_core::{DType as CandleType, Result, Tensor};
 
 use super::{Step, elementwise};
 use crate::host;
-use crate::kernel::product::{Matrix, Product, between};
+use crate::kernel::product::{Matrix, Product, between, is_widened};
 use crate::kernel::{self, Numbers};
 
+/// So many logits at most are computed with in f32 throughout, whatever the type: they cost next to nothing.
+const SHORT: usize = 1 << 16;
 /// Bytes of the logits that are held at a time, in f32.
 const LOGITS: usize = 512 << 20;
 
@@ -39,30 +41,39 @@ pub fn linear_cross_entropy(step: &Step) -> Result<Vec<Option<Tensor>>> {
     if step.is_cpu() {
         return host::loss::linear_cross_entropy(step);
     }
+    let (rows, classes) = (step.types[0].shape[0], step.types[1].shape[0]);
+    let is_short = is_widened(step.operands[0].dtype()) && rows * classes <= SHORT;
+    let operand = |number: usize| match is_short {
+        true => step.wide(number).and_then(|x| super::flat(&x)),
+        false => step.flat(number),
+    };
+    let x = operand(0)?;
     let linear = Linear {
-        x: step.flat(0)?,
-        weight: step.flat(1)?,
+        weight: operand(1)?,
         targets: step.flat(2)?,
         weights: step.flat(3)?,
         losses: kernel::empty(&step.types[2].shape, CandleType::F32, step.placed)?,
-        dx: if step.needed[1] { Some(step.empty(1)?) } else { None },
+        dx: match step.needed[1] {
+            true => Some(kernel::empty(&step.types[0].shape, x.dtype(), step.placed)?),
+            false => None,
+        },
         // Summed over the chunks in f32, whatever its type.
         dweight: match step.needed[2] {
             true => Some(kernel::empty(&step.types[1].shape, CandleType::F32, step.placed)?),
             false => None,
         },
+        x,
     };
-    let (rows, classes) = (step.types[0].shape[0], step.types[1].shape[0]);
     let chunk = (LOGITS / 4 / classes).clamp(1, rows);
     let logits = kernel::empty(&[chunk, classes], CandleType::F32, step.placed)?;
     for first in (0..rows).step_by(chunk) {
         linear.chunk(&logits, first, chunk.min(rows - first))?;
     }
-    let dweight = match linear.dweight {
-        Some(sum) => Some(elementwise::cast(&sum, step.results[2].dtype)?),
-        None => None,
-    };
-    Ok(vec![Some(total(step, &linear.losses)?), linear.dx, dweight])
+    let narrow = |number: usize, x: Tensor| elementwise::cast(&x, step.results[number].dtype);
+    let loss = total(step, &linear.losses)?;
+    let dx = linear.dx.map(|dx| narrow(1, dx)).transpose()?;
+    let dweight = linear.dweight.map(|sum| narrow(2, sum)).transpose()?;
+    Ok(vec![Some(loss), dx, dweight])
 }
 
 struct Linear {

@@ -21,6 +21,19 @@ pub fn run(step: &Step) -> Result<Tensor> {
 
 fn on_gpu(step: &Step) -> Result<Tensor> {
     let c = step.empty(0)?;
+    multiply(step, &c, 0.0)?;
+    Ok(c)
+}
+
+/// c + a b in the place of c, the third operand, or of a copy if that is still read.
+pub fn add_product(step: &Step) -> Result<Tensor> {
+    let c = if step.free[2] { step.operands[2].clone() } else { super::copied(step.operands[2])? };
+    multiply(step, &c, 1.0)?;
+    Ok(c)
+}
+
+/// c = a b + beta c
+fn multiply(step: &Step, c: &Tensor, beta: f64) -> Result<()> {
     let dims = c.dims();
     let [.., m, n] = dims[..] else { candle_core::bail!("a product wants two dimensions") };
     let transposed = |number: usize, name: &str| {
@@ -34,14 +47,13 @@ fn on_gpu(step: &Step) -> Result<Tensor> {
     let product = Product {
         a: matrix(&a, &mut copy_a)?,
         b: matrix(&b, &mut copy_b)?,
-        c: Matrix::rows(&c, n).step(m * n),
+        c: Matrix::rows(c, n).step(m * n),
         size: [m, n, k],
         count: dims[..dims.len() - 2].iter().product(),
         alpha: 1.0,
-        beta: 0.0,
+        beta,
     };
-    product.run()?;
-    Ok(c)
+    product.run()
 }
 
 /// The matrices of an operand as they lie, or those of a copy where they lie in no rows or columns.

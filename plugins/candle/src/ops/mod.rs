@@ -6,6 +6,7 @@
 mod activation;
 mod attention;
 mod elementwise;
+mod flash;
 mod index;
 mod loss;
 mod matmul;
@@ -136,6 +137,11 @@ pub fn execute(step: &Step) -> Results {
         // The enum may grow; the host gives only ops that this plugin says it has.
         other => Err(Failure::Unsupported(format!("the candle plugin has no op {}", other.name()))),
     }
+}
+
+/// On a GPU: c + a b for the operands a, b, c and a product's attributes.
+pub fn add_product(step: &Step) -> Results {
+    Ok(vec![Some(matmul::add_product(step)?)])
 }
 
 /// Candle's type for one of the language's, all of which it has (`compile` saw to that).
