@@ -17,10 +17,8 @@ struct Backend {
 const CPU: Backend = Backend { name: "cpu", loss: 1e-4 };
 const MLX: Backend = Backend { name: "mlx", loss: 5e-4 };
 
-/// Candle's processor, or the device for which `FINETUNE_CANDLE` names candle's plugin (`candle-cuda`).
 fn candle() -> Backend {
-    let name = std::env::var("FINETUNE_CANDLE").unwrap_or_else(|_| "candle-cpu".to_owned());
-    Backend { name: name.leak(), loss: 5e-4 }
+    Backend { name: finetune_tests::candle().leak(), loss: 5e-4 }
 }
 
 /// The gradient's norm is a sum over far more terms than the loss.
