@@ -40,11 +40,12 @@ export LIBRARY_PATH="$home/lib${LIBRARY_PATH:+:$LIBRARY_PATH}" NVCC="$home/bin/n
 export RUSTFLAGS="${RUSTFLAGS:-} -L native=$home/lib -C link-arg=-Wl,--no-as-needed"
 cd "$root"
 # The compiler leaves out libraries of whose stand-ins it calls nothing; without them the loader finds no function.
-cargo rustc --release --package finetune-candle --lib --features cuda -- \
-    -C link-arg=-Wl,--no-as-needed,-lcuda,-lcublas,-lcublasLt,-lnvrtc
+libraries=-Wl,--no-as-needed,-lcuda,-lcublas,-lcublasLt,-lnvrtc
+cargo rustc --release --package finetune-candle --lib --features cuda -- -C link-arg=$libraries
 # What tests/cuda.rs says needs the GPU, for cuda/measure.sh there.
 if [ -n "${TESTS:-}" ]; then
-    cargo test --release --package finetune-candle --features cuda --test cuda --no-run
+    cargo rustc --release --package finetune-candle --features cuda --test cuda -- \
+        -C link-arg=$libraries -C link-arg=-Wl,--unresolved-symbols=ignore-all
     cp "$(ls -t "$root"/target/cuda/release/deps/cuda-* | grep -v '\.d$' | head -1)" "$root/target/cuda/candle-tests"
 fi
 strip -o "$root/target/cuda/libfinetune_candle.so" "$root/target/cuda/release/libfinetune_candle.so"
