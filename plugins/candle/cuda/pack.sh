@@ -5,7 +5,7 @@
 #   plugins/candle/cuda/pack.sh FINETUNE PLUGINS TESTS OUT.tar.xz [PEER.py]
 #
 # FINETUNE is the program, PLUGINS a folder with the cpu plugin and candle's as cuda/build.sh leaves it, TESTS a folder
-# with the programs `goldens` and `conformance` of the tests crate. PEER.py is another program to be timed beside
+# with the programs `goldens` and `conformance` of the tests crate and `candle-tests` of cuda/build.sh. PEER.py is another program to be timed beside
 # finetune (tests/bench/lora.py says what it must take).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,7 +20,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/program/plugins" "$work/tests/goldens" "$work/programs" "$work/demo/model" "$work/demo/box"
 cp "$finetune" "$work/program/finetune"
 cp "$plugins"/libfinetune_cpu.so "$plugins"/libfinetune_candle.so "$work/program/plugins/"
-for program in goldens conformance; do
+for program in goldens conformance candle-tests; do
     cp "$tests/$program" "$work/programs/"
 done
 strip "$work/program/finetune" "$work"/program/plugins/* "$work"/programs/*

@@ -1,14 +1,12 @@
 //! The GPUs' part of the plugin, on a machine without one: the very source of the kernels, compiled as C++, under the
 //! very code that launches them, against the reference interpreter.
 
-use candle_core::{DType as CandleType, Device as Placed, Tensor as Candles};
 use finetune_plugin_api::conformance::run_tensors;
 use finetune_plugin_api::conformance::{Case, Expected, Random, Runner, check_case, check_device, op_cases};
 use finetune_plugin_api::export::{Device, DeviceDescription, Error, Options, Plugin};
 use finetune_plugin_api::program::{DType, NativeOps, Op, Program, lower, text};
 use finetune_plugin_api::reference::{Rounding, Tensor, Values, run};
 
-use crate::kernel::elementwise::{Code, From, Operand, Steps, run as elementwise};
 use crate::kernel::emulated;
 use crate::{Candle, CandleDevice};
 
@@ -53,7 +51,6 @@ fn emulated_kernels_pass_every_case() {
     assert!(backwards.is_passed(), "threads backwards: {backwards}");
     types_that_no_case_has();
     short_types_between_products();
-    several_steps_in_one_kernel();
     let left = emulated::kernels_left();
     assert!(left.is_empty(), "nothing runs the kernels {left:?}");
 }
@@ -144,28 +141,4 @@ fn short_types_between_products() {
         check(&case);
     }
     emulated::set_narrow(false);
-}
-
-/// exp(x + y) (x + y) + 0.5: a value kept over a step, and a constant.
-fn several_steps_in_one_kernel() {
-    emulated::switch_on(1);
-    let line = |count: usize, by: f32| (0..count).map(|i| (i as f32 * by).sin()).collect::<Vec<f32>>();
-    for count in [1, 7, 1025] {
-        let (x, y) = (line(count, 0.7), line(count, 1.3));
-        let tensor = |values: &Vec<f32>| Candles::from_vec(values.clone(), count, &Placed::Cpu).unwrap();
-        let (in_x, in_y) = (tensor(&x), tensor(&y));
-        let mut steps = Steps::one(Code::Add, From::Operand(0), From::Operand(1));
-        let sum = steps.keep().unwrap();
-        let half = steps.constant(0.5f32.to_bits()).unwrap();
-        steps.push(Code::Exp, From::Left, From::Nothing);
-        steps.push(Code::Mul, From::Left, sum);
-        steps.push(Code::Add, From::Left, half);
-        let operands = [Operand::Tensor(&in_x), Operand::Tensor(&in_y)];
-        let got = elementwise(&Placed::Cpu, &steps, &operands, CandleType::F32, &[count]).unwrap();
-        for (i, got) in got.to_vec1::<f32>().unwrap().into_iter().enumerate() {
-            let sum = f64::from(x[i]) + f64::from(y[i]);
-            let want = sum.exp() * sum + 0.5;
-            assert!((f64::from(got) - want).abs() < 1e-5, "element {i} of {count} is {got}; expected {want}");
-        }
-    }
 }

@@ -8,8 +8,6 @@ use super::{Launch, VECTOR, empty};
 const OPERANDS: usize = 8;
 const DIMENSIONS: usize = 8;
 const STEPS: usize = 24;
-const CONSTANTS: usize = 8;
-const REGISTERS: usize = 6;
 const THREADS: usize = 128;
 
 /// `Elementwise` in the kernel's source.
@@ -22,7 +20,6 @@ pub struct Parameters {
     rank: u32,
     steps: u32,
     program: [u32; STEPS],
-    constants: [u32; CONSTANTS],
     types: [u32; OPERANDS],
     ways: [u32; OPERANDS],
     result: u32,
@@ -43,9 +40,6 @@ pub enum Code {
     Cos = 8,
     Tanh = 9,
     Erf = 10,
-    /// To the nearest f16, bf16.
-    RoundF16 = 11,
-    RoundBf16 = 12,
     Add = 16,
     Sub = 17,
     Mul = 18,
@@ -88,11 +82,7 @@ pub enum Code {
 /// Where a step's operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// What the step before has left.
-    Left,
     Operand(usize),
-    Register(usize),
-    Constant(usize),
     /// The step has no such operand.
     Nothing,
 }
@@ -101,10 +91,7 @@ impl From {
     fn code(self) -> u32 {
         match self {
             From::Operand(number) => number as u32,
-            From::Register(number) => 16 + number as u32,
-            From::Constant(number) => 32 + number as u32,
-            From::Nothing => 254,
-            From::Left => 255,
+            From::Nothing => 255,
         }
     }
 }
@@ -113,8 +100,6 @@ impl From {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Steps {
     list: Vec<u32>,
-    constants: Vec<u32>,
-    registers: usize,
 }
 
 impl Steps {
@@ -125,28 +110,7 @@ impl Steps {
     }
 
     pub fn push(&mut self, code: Code, a: From, b: From) {
-        self.list.push(code as u32 | a.code() << 8 | b.code() << 16 | 255 << 24);
-    }
-
-    /// Keeps what the last step computes in a register, for steps that are not the next; `None` if all are in use.
-    pub fn keep(&mut self) -> Option<From> {
-        let register = self.registers;
-        let last = self.list.last_mut().filter(|_| register < REGISTERS)?;
-        *last = *last & 0x00ff_ffff | (register as u32) << 24;
-        self.registers += 1;
-        Some(From::Register(register))
-    }
-
-    /// A constant by its 32 bits; `None` if there are too many.
-    pub fn constant(&mut self, bits: u32) -> Option<From> {
-        let known = self.constants.iter().position(|&other| other == bits);
-        if known.is_none() && self.constants.len() == CONSTANTS {
-            return None;
-        }
-        Some(From::Constant(known.unwrap_or_else(|| {
-            self.constants.push(bits);
-            self.constants.len() - 1
-        })))
+        self.list.push(code as u32 | a.code() << 8 | b.code() << 16);
     }
 }
 
@@ -185,7 +149,7 @@ pub fn run_into(steps: &Steps, operands: &[Operand], result: &Tensor) -> Result<
     }
     let count = result.elem_count();
     Launch {
-        name: if steps.registers > 0 { "elementwise_kept" } else { "elementwise" },
+        name: "elementwise",
         tensors: &tensors,
         parameters: super::Parameters::Elementwise(&parameters),
         blocks: count.div_ceil(VECTOR * THREADS).clamp(1, super::MOST_BLOCKS),
@@ -202,14 +166,12 @@ fn parameters(steps: &Steps, operands: &[Operand], result: &Tensor) -> Result<Pa
         rank: 0,
         steps: steps.list.len() as u32,
         program: [0; STEPS],
-        constants: [0; CONSTANTS],
         types: [0; OPERANDS],
         ways: [0; OPERANDS],
         result: type_of(result.dtype())?,
         wide: 0,
     };
     p.program[..steps.list.len()].copy_from_slice(&steps.list);
-    p.constants[..steps.constants.len()].copy_from_slice(&steps.constants);
     let mut strides: Vec<Vec<usize>> = Vec::with_capacity(operands.len());
     let mut is_wide = super::is_wide(&[result], VECTOR);
     for (number, operand) in operands.iter().enumerate() {
@@ -334,8 +296,6 @@ mod tests {
             ("OPERANDS", OPERANDS),
             ("DIMENSIONS", DIMENSIONS),
             ("STEPS", STEPS),
-            ("CONSTANTS", CONSTANTS),
-            ("REGISTERS", REGISTERS),
             ("ELEMENTWISE_THREADS", THREADS),
         ] {
             assert!(

@@ -6,7 +6,6 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
-#[allow(dead_code)] // only tests run several steps so far
 pub mod elementwise;
 #[cfg(all(test, target_os = "linux"))]
 pub mod emulated;
@@ -135,4 +134,28 @@ pub fn is_wide(tensors: &[&Tensor], width: usize) -> bool {
     };
     // The allocations themselves begin at multiples of 256 bytes.
     width.is_multiple_of(VECTOR) && tensors.iter().all(begins_well)
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    /// `kernels.ptx` is made by hand (`cuda/ptx.sh`): one older than its sources would run other kernels than they say.
+    #[test]
+    fn the_compiled_kernels_are_those_of_the_sources() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernel");
+        let is_cudas = |name: &str| !name.contains("prelude_host") && !name.contains("prelude_metal");
+        let headers = std::fs::read_dir(folder.join("source")).unwrap().map(|entry| entry.unwrap());
+        let mut headers: Vec<String> =
+            headers.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        headers.retain(|name| name.ends_with(".h") && is_cudas(name));
+        headers.sort();
+        let mut hash = Sha256::new();
+        hash.update(std::fs::read(folder.join("kernels.cu")).unwrap());
+        headers.iter().for_each(|name| hash.update(std::fs::read(folder.join("source").join(name)).unwrap()));
+        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let ptx = std::fs::read_to_string(folder.join("kernels.ptx")).unwrap();
+        let first = ptx.lines().next().unwrap();
+        assert_eq!(first, format!("// sources: sha256 {hash}"), "run plugins/candle/cuda/ptx.sh");
+    }
 }

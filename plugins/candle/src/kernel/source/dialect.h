@@ -18,7 +18,7 @@
 // - An index is a u64 wherever a product of sizes goes into it. There is no double.
 // - Mathematics by the prelude's names (`m_exp`, ...), which are accurate: within 4 units in the last place.
 //
-// A prelude gives: u8 u32 u64 f16 bf16, GLOBAL SHARED PRIVATE DEVICE, KERNEL KERNEL_OF NUMBER REAL HERE SHARED_FLOATS SHARED_WORDS
+// A prelude gives: u8 u32 u64 f16 bf16, GLOBAL SHARED PRIVATE DEVICE, KERNEL KERNEL_OF NUMBER REAL HERE SHARED_FLOATS
 // BARRIER, AS_FLOAT AS_WORD MULTIPLY_HIGH, load store for f32 f16 bf16, round_f16 round_bf16 (a float to the nearest
 // of that type), the m_ functions, SHUFFLE_XOR (the value of the thread of the same 32 whose number differs in those
 // bits; all 32 come to it), and may give vector forms of take and put (HAS_VECTORS). It includes `numbers.h`.

@@ -1,12 +1,10 @@
-// Ops on one element of each operand, one after another without a stop in memory: a small program for each element.
+// Ops on one element of each operand: one or a few steps for each element, without a stop in memory.
 #pragma once
 #include "dialect.h"
 
 #define OPERANDS 8
 #define DIMENSIONS 8
 #define STEPS 24
-#define CONSTANTS 8
-#define REGISTERS 6
 // Threads of a block, at most.
 #define ELEMENTWISE_THREADS 128
 
@@ -16,9 +14,8 @@ enum Type { TYPE_F32 = 0, TYPE_F16 = 1, TYPE_BF16 = 2, TYPE_U32 = 3, TYPE_U8 = 4
 // How an operand lies: as the result does; everywhere one element; by strides.
 enum Way { WAY_LINEAR = 0, WAY_SCALAR = 1, WAY_STRIDED = 2 };
 
-// Laid out alike in Rust. A value is 32 bits, a float or a word. A step is op | a << 8 | b << 16 | register << 24: it
-// computes from what the step before it has left, and a and b, and keeps that in a register, too, unless 255. a and b
-// are operands (0 on), registers (16 on) or constants (32 on). The last step's value is the result.
+// Laid out alike in Rust. A value is 32 bits, a float or a word. A step is op | a << 8 | b << 16: it computes from the
+// operands a and b (255: none) and what the step before it has left. The last step's value is the result.
 struct Elementwise {
     u64 count;
     u64 strides[OPERANDS][DIMENSIONS];
@@ -26,7 +23,6 @@ struct Elementwise {
     u32 rank;
     u32 steps;
     u32 program[STEPS];
-    u32 constants[CONSTANTS];
     u32 types[OPERANDS];
     u32 ways[OPERANDS];
     u32 result;
@@ -42,8 +38,13 @@ DEVICE float sticky(u32 word) {
 
 #define EACH(value)                                                                                                 \
     for (u32 j = 0; j < VECTOR; ++j) {                                                                             \
+        u32 x = a[j];                                                                                              \
+        left[j] = (value);                                                                                         \
+    }                                                                                                              \
+    break;
+#define PAIR_EACH(value)                                                                                            \
+    for (u32 j = 0; j < VECTOR; ++j) {                                                                             \
         u32 x = a[j], y = b[j];                                                                                    \
-        (void)y;                                                                                                   \
         left[j] = (value);                                                                                         \
     }                                                                                                              \
     break;
@@ -69,8 +70,6 @@ DEVICE void apply(u32 op, PRIVATE u32 *left, PRIVATE const u32 *a, PRIVATE const
         case 8: REAL_EACH(AS_WORD(m_cos(x)))
         case 9: REAL_EACH(AS_WORD(m_tanh(x)))
         case 10: REAL_EACH(AS_WORD(m_erf(x)))
-        case 11: REAL_EACH(AS_WORD(round_f16(x)))
-        case 12: REAL_EACH(AS_WORD(round_bf16(x)))
         case 16: REAL_EACH(AS_WORD(x + y))
         case 17: REAL_EACH(AS_WORD(x - y))
         case 18: REAL_EACH(AS_WORD(x * y))
@@ -84,24 +83,24 @@ DEVICE void apply(u32 op, PRIVATE u32 *left, PRIVATE const u32 *a, PRIVATE const
         case 27: REAL_EACH(x <= y ? 1u : 0u)
         case 28: REAL_EACH(x > y ? 1u : 0u)
         case 29: REAL_EACH(x >= y ? 1u : 0u)
-        case 32: EACH(x + y)
-        case 33: EACH(x - y)
-        case 34: EACH(x * y)
-        case 35: EACH(y == 0 ? 0u : x / y)
-        case 36: EACH(x > y ? x : y)
-        case 37: EACH(x < y ? x : y)
-        case 38: EACH(x & y)
-        case 39: EACH(x | y)
-        case 40: EACH(y < 32 ? x << y : 0u)
-        case 41: EACH(y < 32 ? x >> y : 0u)
-        case 48: EACH(x == y ? 1u : 0u)
-        case 49: EACH(x != y ? 1u : 0u)
-        case 50: EACH(x < y ? 1u : 0u)
-        case 51: EACH(x <= y ? 1u : 0u)
-        case 52: EACH(x > y ? 1u : 0u)
-        case 53: EACH(x >= y ? 1u : 0u)
+        case 32: PAIR_EACH(x + y)
+        case 33: PAIR_EACH(x - y)
+        case 34: PAIR_EACH(x * y)
+        case 35: PAIR_EACH(y == 0 ? 0u : x / y)
+        case 36: PAIR_EACH(x > y ? x : y)
+        case 37: PAIR_EACH(x < y ? x : y)
+        case 38: PAIR_EACH(x & y)
+        case 39: PAIR_EACH(x | y)
+        case 40: PAIR_EACH(y < 32 ? x << y : 0u)
+        case 41: PAIR_EACH(y < 32 ? x >> y : 0u)
+        case 48: PAIR_EACH(x == y ? 1u : 0u)
+        case 49: PAIR_EACH(x != y ? 1u : 0u)
+        case 50: PAIR_EACH(x < y ? 1u : 0u)
+        case 51: PAIR_EACH(x <= y ? 1u : 0u)
+        case 52: PAIR_EACH(x > y ? 1u : 0u)
+        case 53: PAIR_EACH(x >= y ? 1u : 0u)
         // One of two, by the truth value that was left.
-        case 56: EACH(left[j] != 0 ? x : y)
+        case 56: PAIR_EACH(left[j] != 0 ? x : y)
         case 57: EACH(x != 0 ? 1u : 0u)
         case 58: REAL_EACH(x != 0.0f ? 1u : 0u)
         case 59: EACH(x == 0 ? 1u : 0u)
@@ -158,9 +157,8 @@ template <typename T> DEVICE void write_floats(GLOBAL u8 *y, u64 i, u64 end, boo
     }
 
 // A macro, because what a kernel's parameters are in (constant memory) has no name that all dialects share.
-#define FETCH(from, into)                                                                                          \
-    if ((from) < 16) {                                                                                             \
-        u32 number = (from);                                                                                       \
+#define FETCH(number, into)                                                                                        \
+    {                                                                                                              \
         u32 type = parameters.types[number];                                                                       \
         GLOBAL const u8 *x = operands[number];                                                                     \
         if (parameters.ways[number] == WAY_SCALAR) {                                                               \
@@ -180,60 +178,32 @@ template <typename T> DEVICE void write_floats(GLOBAL u8 *y, u64 i, u64 end, boo
                 into[j] = read_element(x, type, offset);                                                           \
             }                                                                                                      \
         }                                                                                                          \
-    } else if ((from) < 32) {                                                                                      \
-        for (u32 j = 0; j < VECTOR; ++j) into[j] = KEPT((from) - 16, j);                                           \
-    } else {                                                                                                       \
-        for (u32 j = 0; j < VECTOR; ++j) into[j] = parameters.constants[(from) - 32];                              \
     }
 
-#define ELEMENTWISE                                                                                                \
-    Place at = HERE;                                                                                               \
-    GLOBAL const u8 *operands[OPERANDS] = {x0, x1, x2, x3, x4, x5, x6, x7};                                        \
-    bool wide = parameters.wide != 0;                                                                              \
-    u64 stride = at.blocks * at.threads * VECTOR;                                                                  \
-    for (u64 i = (at.block * at.threads + at.index) * VECTOR; i < parameters.count; i += stride) {                \
-        u32 left[VECTOR], a[VECTOR], b[VECTOR];                                                                    \
-        for (u32 j = 0; j < VECTOR; ++j) left[j] = a[j] = b[j] = 0;                                                \
-        for (u32 s = 0; s < parameters.steps; ++s) {                                                               \
-            u32 step = parameters.program[s];                                                                      \
-            u32 op = step & 255, from_a = (step >> 8) & 255, from_b = (step >> 16) & 255, keep = step >> 24;       \
-            if (from_a == 255) {                                                                                   \
-                for (u32 j = 0; j < VECTOR; ++j) a[j] = left[j];                                                   \
-            } else {                                                                                               \
-                FETCH(from_a, a)                                                                                   \
-            }                                                                                                      \
-            if (from_b == 255) {                                                                                   \
-                for (u32 j = 0; j < VECTOR; ++j) b[j] = left[j];                                                   \
-            } else if (from_b != 254) {                                                                            \
-                FETCH(from_b, b)                                                                                   \
-            }                                                                                                      \
-            apply(op, left, a, b);                                                                                 \
-            if (keep != 255)                                                                                       \
-                for (u32 j = 0; j < VECTOR; ++j) KEPT(keep, j) = left[j];                                          \
-        }                                                                                                          \
-        if (parameters.result == TYPE_BF16) {                                                                      \
-            write_floats<bf16>(out, i, parameters.count, wide, left);                                              \
-        } else if (parameters.result == TYPE_F32) {                                                                \
-            write_floats<float>(out, i, parameters.count, wide, left);                                             \
-        } else {                                                                                                   \
-            for (u32 j = 0; j < VECTOR; ++j)                                                                       \
-                if (i + j < parameters.count) write_element(out, parameters.result, i + j, left[j]);               \
-        }                                                                                                          \
+// A result may lie where an operand lies that has its shape.
+KERNEL_OF(Elementwise, elementwise, GLOBAL const u8 *x0, GLOBAL const u8 *x1, GLOBAL const u8 *x2, GLOBAL const u8 *x3,
+          GLOBAL const u8 *x4, GLOBAL const u8 *x5, GLOBAL const u8 *x6, GLOBAL const u8 *x7, GLOBAL u8 *out) {
+    Place at = HERE;
+    GLOBAL const u8 *operands[OPERANDS] = {x0, x1, x2, x3, x4, x5, x6, x7};
+    bool wide = parameters.wide != 0;
+    u64 stride = at.blocks * at.threads * VECTOR;
+    for (u64 i = (at.block * at.threads + at.index) * VECTOR; i < parameters.count; i += stride) {
+        u32 left[VECTOR], a[VECTOR], b[VECTOR];
+        for (u32 j = 0; j < VECTOR; ++j) left[j] = a[j] = b[j] = 0;
+        for (u32 s = 0; s < parameters.steps; ++s) {
+            u32 step = parameters.program[s];
+            u32 op = step & 255, from_a = (step >> 8) & 255, from_b = (step >> 16) & 255;
+            if (from_a < OPERANDS) FETCH(from_a, a)
+            if (from_b < OPERANDS) FETCH(from_b, b)
+            apply(op, left, a, b);
+        }
+        if (parameters.result == TYPE_BF16) {
+            write_floats<bf16>(out, i, parameters.count, wide, left);
+        } else if (parameters.result == TYPE_F32) {
+            write_floats<float>(out, i, parameters.count, wide, left);
+        } else {
+            for (u32 j = 0; j < VECTOR; ++j)
+                if (i + j < parameters.count) write_element(out, parameters.result, i + j, left[j]);
+        }
     }
-
-#define ELEMENTWISE_OPERANDS                                                                                       \
-    GLOBAL const u8 *x0, GLOBAL const u8 *x1, GLOBAL const u8 *x2, GLOBAL const u8 *x3, GLOBAL const u8 *x4,       \
-        GLOBAL const u8 *x5, GLOBAL const u8 *x6, GLOBAL const u8 *x7, GLOBAL u8 *out
-
-// Without registers.
-#define KEPT(number, j) left[j]
-KERNEL_OF(Elementwise, elementwise, ELEMENTWISE_OPERANDS) { ELEMENTWISE }
-#undef KEPT
-
-// With registers, which are the block's memory: a thread's own cannot be indexed at run time.
-#define KEPT(number, j) kept[((number) * VECTOR + (j)) * ELEMENTWISE_THREADS + at.index]
-KERNEL_OF(Elementwise, elementwise_kept, ELEMENTWISE_OPERANDS) {
-    SHARED_WORDS(kept, REGISTERS * VECTOR * ELEMENTWISE_THREADS);
-    ELEMENTWISE
 }
-#undef KEPT
