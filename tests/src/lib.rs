@@ -20,6 +20,12 @@ pub fn plugins() -> PathBuf {
     built("FINETUNE_PLUGINS_DIR", "plugins")
 }
 
+/// The name of candle's plugin: the processor's, Metal's on a Mac, or what `FINETUNE_CANDLE` says (`candle-cuda`).
+pub fn candle() -> String {
+    let here = if cfg!(target_os = "macos") { "candle-metal" } else { "candle-cpu" };
+    std::env::var("FINETUNE_CANDLE").unwrap_or_else(|_| here.to_owned())
+}
+
 /// The library of plugin-api's example plugin, beside the test's own build.
 pub fn example_plugin() -> PathBuf {
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);

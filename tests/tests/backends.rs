@@ -1,6 +1,6 @@
 //! One back end against another: the same seed gives the same run.
 
-use finetune_tests::{assert_close, events, finetune, goldens, json_lines, number, plugins, succeed};
+use finetune_tests::{assert_close, candle, events, finetune, goldens, json_lines, number, plugins, succeed};
 use serde_json::Value;
 
 /// A short run of everything that is drawn at random: the order of examples, the first adapters, dropout.
@@ -39,12 +39,12 @@ fn same_losses(backend: &str, precision: &str, tolerance: f64) {
 /// Dropout that differed in one mask would be off by far more.
 #[test]
 fn candle_and_cpu_give_the_same_losses() {
-    same_losses("candle-cpu", "f32", 1e-4);
+    same_losses(&candle(), "f32", 1e-4);
 }
 
 #[test]
 fn candle_and_cpu_give_the_same_losses_in_bf16() {
-    same_losses("candle-cpu", "bf16", 1e-2);
+    same_losses(&candle(), "bf16", 1e-2);
 }
 
 /// Dropout that differed in one mask would be off by far more.

@@ -5,7 +5,7 @@ use std::path::Path;
 use finetune_host::plugins::{Catalog, Folders, PROBE_TIMEOUT, Prober, Row, Status};
 use finetune_plugin_api::conformance::{self, Report};
 use finetune_tests::loaded::Loaded;
-use finetune_tests::{example_plugin, plugins};
+use finetune_tests::{candle, example_plugin, plugins};
 
 fn catalog(folder: &Path) -> Catalog {
     let prober = Prober::with(finetune_tests::binary(), None, PROBE_TIMEOUT);
@@ -33,9 +33,9 @@ fn every_device_that_is_found_conforms() {
     let catalog = catalog(&plugins());
     let ready = catalog.plugins.iter().filter(|row| row.status == Status::Ready);
     let reports: Vec<_> = ready.flat_map(|row| check_devices(&catalog, row)).collect();
-    for processor in ["cpu:0", "candle-cpu:0"] {
-        let found = reports.iter().any(|(backend, _)| backend == processor);
-        assert!(found, "the processor is always there: {processor}");
+    for device in ["cpu:0".to_owned(), format!("{}:0", candle())] {
+        let found = reports.iter().any(|(backend, _)| *backend == device);
+        assert!(found, "it is always there: {device}");
     }
     for (backend, report) in reports {
         assert!(report.is_passed(), "{backend}: {report}");

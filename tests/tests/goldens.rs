@@ -15,8 +15,11 @@ struct Backend {
 }
 
 const CPU: Backend = Backend { name: "cpu", loss: 1e-4 };
-const CANDLE: Backend = Backend { name: "candle-cpu", loss: 5e-4 };
 const MLX: Backend = Backend { name: "mlx", loss: 5e-4 };
+
+fn candle() -> Backend {
+    Backend { name: finetune_tests::candle().leak(), loss: 5e-4 }
+}
 
 /// The gradient's norm is a sum over far more terms than the loss.
 const GRADIENT: f64 = 1e-3;
@@ -45,12 +48,12 @@ macro_rules! cases {
             }
         )*
 
-        /// The same through candle, whose code for GPUs is the same but for its own kernels.
-        mod candle {
+        /// The same through candle.
+        mod candle_plugin {
             $(
                 #[test]
                 fn $test() {
-                    super::case($case, super::CANDLE);
+                    super::case($case, super::candle());
                 }
             )*
         }

@@ -1,10 +1,11 @@
-//! Type-checks and lints the macOS code where there is no Mac.
+//! Type-checks and lints the macOS code where there is no Mac, the candle plugin's Metal kernels with it.
 //!
 //! That takes Rust's standard library for macOS as compiled metadata. rustup has it where it can be reached; else
 //! it is compiled here, once, from the source in Debian's package rust-src, into a folder that stands in for the
 //! compiler's own. Nothing is linked, so no SDK is needed, and nothing is shown about what happens at run time.
 
 mod debian;
+mod shaders;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,15 +18,18 @@ use crate::{mlx, process};
 
 const TARGET: &str = "aarch64-apple-darwin";
 const PACKAGES: [&str; 2] = ["finetune-plugin-api", "finetune-host"];
+/// What the candle plugin is on a Mac.
+pub const CANDLE_FEATURE: &str = "finetune-candle/metal";
 
 pub fn check(workspace: &Workspace) -> Result<()> {
+    shaders::check(workspace)?;
     let mut clippy = workspace.cargo();
     clippy.args(["clippy", "--target", TARGET]);
     for package in PACKAGES.into_iter().chain(workspace.plugins.iter().map(|plugin| plugin.package.as_str()))
     {
         clippy.args(["--package", package]);
     }
-    clippy.args(mlx::check_arguments(workspace, TARGET)?);
+    clippy.args(["--features", CANDLE_FEATURE]).args(mlx::check_arguments(workspace, TARGET)?);
     if !has_standard_library()? {
         let sysroot = sysroot(workspace).context(
             "the standard library for macOS could not be made here; where rustup can be reached, \

@@ -72,6 +72,7 @@ fn run(task: Task) -> Result<ExitCode> {
     let mut workspace = Workspace::load()?;
     if let Task::Build { .. } | Task::Demo { .. } | Task::Test { .. } = task {
         workspace.with_mlx_where_possible();
+        workspace.with_metal_on_a_mac();
     }
     match task {
         Task::Build { release } => {

@@ -17,6 +17,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::Workspace;
 
+pub use apple::WHEELS as APPLE_WHEELS;
+pub use sources::{make, wheels};
+
 /// The package of the plugin, and the feature without which it is empty.
 pub const PACKAGE: &str = "finetune-mlx";
 pub const FEATURE: &str = "finetune-mlx/mlx";
@@ -41,6 +44,11 @@ pub fn set_up(workspace: &Workspace) -> Result<Ready> {
     } else {
         bail!("MLX is for macOS on Apple silicon and for Linux on x86-64")
     }
+}
+
+/// Whether there is a C++ compiler.
+pub fn has_cxx() -> bool {
+    require(linux::compiler().arg("--version"), "a C++ compiler").is_ok()
 }
 
 /// What cargo needs besides to check the macOS code, with the plugin, for `target`.

@@ -14,6 +14,8 @@ use crate::{mlx, process, real_model};
 const REAL_MODEL: &str = "real_model";
 /// Tests with this in their name need the MLX plugin.
 const MLX_PLUGIN: &str = "mlx_plugin";
+/// Tests with this in their name compile the candle plugin's kernels as C++.
+const EMULATED_KERNELS: &str = "emulated_kernels";
 
 /// Builds, then runs the tests whose name contains one of `filters` (all, if there are none).
 pub fn run(workspace: &Workspace, with_real_model: bool, filters: &[String]) -> Result<ExitCode> {
@@ -85,7 +87,11 @@ impl Tests<'_> {
     fn missing(&self) -> Vec<(&'static str, &'static str)> {
         let model = self.model.is_none().then_some((REAL_MODEL, "--real-model"));
         let mlx = !self.workspace.features.contains(&mlx::FEATURE);
-        model.into_iter().chain(mlx.then_some((MLX_PLUGIN, "the MLX plugin"))).collect()
+        let compiler = !mlx::has_cxx();
+        let others = [(mlx, MLX_PLUGIN, "the MLX plugin"), (compiler, EMULATED_KERNELS, "a C++ compiler")];
+        let others =
+            others.into_iter().filter_map(|(is_missing, name, need)| is_missing.then_some((name, need)));
+        model.into_iter().chain(others).collect()
     }
 
     /// The tests that the filters choose and that are marked so.

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::{mlx, process};
+use crate::{apple, mlx, process};
 
 pub struct Workspace {
     pub root: PathBuf,
@@ -63,6 +63,13 @@ impl Workspace {
                 eprintln!("The MLX plugin is left out: {error:#}.");
                 self.plugins.retain(|plugin| plugin.package != mlx::PACKAGE);
             }
+        }
+    }
+
+    /// The candle plugin is for Metal there, and for the processor elsewhere.
+    pub fn with_metal_on_a_mac(&mut self) {
+        if cfg!(all(target_os = "macos", target_arch = "aarch64")) {
+            self.features.push(apple::CANDLE_FEATURE);
         }
     }
 

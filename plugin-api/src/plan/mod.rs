@@ -29,7 +29,7 @@ mod schedule;
 mod view;
 
 pub use options::{PlanOptions, Term, in_place_pairs};
-pub use schedule::{Schedule, Step, needed, results, schedule};
+pub use schedule::{Schedule, Step, needed, reads, results, schedule, schedule_fused};
 pub use view::View;
 
 use crate::program::{DType, Program};

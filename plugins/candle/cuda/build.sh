@@ -7,6 +7,7 @@
 # them in release mode into target/cuda and stripped: target/cuda/libfinetune_candle.so, to be put into the folder
 # `plugins` beside the program. CUDA_COMPUTE_CAP chooses the oldest card that it is for: 80 (the default) runs on
 # all from the A100 on, 90 on H100 and H200 only, where kernels need not be compiled again when the plugin is loaded.
+# With TESTS set, target/cuda/candle-tests is made, too: tests that want the GPU.
 # The kernels take nvcc some twenty minutes on two cores, once for each FOLDER and capability.
 set -eu
 root=$(cd "$(dirname "$0")/../../.." && pwd)
@@ -38,6 +39,14 @@ export LIBRARY_PATH="$home/lib${LIBRARY_PATH:+:$LIBRARY_PATH}" NVCC="$home/bin/n
 # Libraries of which nothing is called while linking are named all the same: the loader then says which is missing.
 export RUSTFLAGS="${RUSTFLAGS:-} -L native=$home/lib -C link-arg=-Wl,--no-as-needed"
 cd "$root"
-cargo build --release --package finetune-candle --features cuda
+# The compiler leaves out libraries of whose stand-ins it calls nothing; without them the loader finds no function.
+libraries=-Wl,--no-as-needed,-lcuda,-lcublas,-lcublasLt,-lnvrtc
+cargo rustc --release --package finetune-candle --lib --features cuda -- -C link-arg=$libraries
+# What tests/cuda.rs says needs the GPU, for cuda/measure.sh there.
+if [ -n "${TESTS:-}" ]; then
+    cargo rustc --release --package finetune-candle --features cuda --test cuda -- \
+        -C link-arg=$libraries -C link-arg=-Wl,--unresolved-symbols=ignore-all
+    cp "$(ls -t "$root"/target/cuda/release/deps/cuda-* | grep -v '\.d$' | head -1)" "$root/target/cuda/candle-tests"
+fi
 strip -o "$root/target/cuda/libfinetune_candle.so" "$root/target/cuda/release/libfinetune_candle.so"
 ls -l "$root/target/cuda/libfinetune_candle.so"

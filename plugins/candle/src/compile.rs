@@ -1,89 +1,236 @@
 //! Programs with their schedule, and how one runs.
 
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use candle_core::{Device as Placed, Tensor};
 use finetune_plugin_api::export::{Error, Lease, Meter};
 use finetune_plugin_api::plan::{self, Schedule};
-use finetune_plugin_api::program::{Op, Program};
+use finetune_plugin_api::program::{Op, Program, ValueId};
 
 use crate::device::failure;
+use crate::fuse::Fused;
+use crate::kernel;
 use crate::ops::{self, Step};
+use crate::profile::Profile;
 
 /// A program, ready to run.
 pub struct Compiled {
     program: Program,
     schedule: Schedule,
+    fused: Fused,
     /// Arguments that the program updates, in the order of its updates.
     updated: Vec<usize>,
+    /// Scalars of the program, by node: made once.
+    constants: RefCell<HashMap<usize, Tensor>>,
+    profile: Option<Profile>,
 }
 
-/// A value while it lives, counted as memory in use unless it is another's.
-struct Value {
-    tensor: Tensor,
+/// Memory that values share: a tensor and the views of it.
+struct Memory {
+    owner: Owner,
+    bytes: usize,
+    /// What it counts as memory in use, if it is the run's.
     _lease: Option<Lease>,
 }
 
+/// Whose memory it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// The run's, to be written again once nothing reads it.
+    Run,
+    /// The argument's of that number, to be written if the program updates it.
+    Argument(usize),
+    /// The compiled program's, for all runs.
+    Program,
+}
+
+/// A value while it lives.
+struct Value {
+    tensor: Tensor,
+    memory: Rc<Memory>,
+}
+
+/// What a failed run leaves behind.
+pub struct Failed {
+    pub error: Error,
+    /// Whether arguments were written: state that was to be updated in place.
+    pub touched: bool,
+}
+
 impl Compiled {
-    pub fn new(program: Program) -> Compiled {
+    pub fn new(program: Program, placed: &Placed) -> Compiled {
         let position = |value| program.args().iter().position(|arg| arg.value == value);
         let updated = program.updates().iter().filter_map(|update| position(update.state)).collect();
-        Compiled { schedule: plan::schedule(&program), updated, program }
+        // Candle's products on the processor cannot be made in a place that is there.
+        let fused = if kernel::on_gpu(placed) { Fused::of(&program) } else { Fused::default() };
+        Compiled {
+            schedule: plan::schedule_fused(&program, &fused.into),
+            fused,
+            updated,
+            program,
+            constants: RefCell::default(),
+            profile: Profile::wanted(),
+        }
+    }
+
+    /// What a step reads: its node's operands; of a sum that a product goes into, those of the product and the other
+    /// summand.
+    fn operands(&self, node: usize) -> Cow<'_, [ValueId]> {
+        let nodes = self.program.nodes();
+        match self.fused.sum(node) {
+            None => Cow::Borrowed(&nodes[node].operands),
+            Some(sum) => [&nodes[sum.product].operands[..], &[sum.summand]].concat().into(),
+        }
     }
 
     pub fn updated(&self) -> &[usize] {
         &self.updated
     }
 
-    /// Runs the program on tensors for its arguments. Gives outputs, then new states.
-    pub fn run(&self, placed: &Placed, meter: &Meter, arguments: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
-        let mut values: Vec<Option<Value>> = Vec::new();
-        values.resize_with(self.program.types().len(), || None);
-        for (arg, tensor) in self.program.args().iter().zip(arguments) {
-            values[arg.value.index()] = Some(Value { tensor, _lease: None });
-        }
-        for step in &self.schedule.steps {
-            let results = self.execute(placed, step.node, &values)?;
-            let node = &self.program.nodes()[step.node];
-            for (value, result) in node.results.iter().zip(results) {
-                let is_needed = self.schedule.needed[value.index()];
-                let Some(tensor) = result.filter(|_| is_needed) else { continue };
-                let bytes = self.program.ty(*value).bytes();
-                let lease = (!is_view(node.op)).then(|| meter.lease(bytes));
-                values[value.index()] = Some(Value { tensor, _lease: lease });
-            }
-            step.dead.iter().for_each(|value| values[value.index()] = None);
-        }
-        let missing = || Error::internal("a result of the program was not computed");
-        let result = |value: finetune_plugin_api::program::ValueId| {
-            let value = values[value.index()].as_ref().ok_or_else(missing)?;
-            value.tensor.contiguous().map_err(failure)
-        };
-        plan::results(&self.program).map(result).collect()
-    }
-
-    fn execute(
-        &self,
-        placed: &Placed,
-        node: usize,
-        values: &[Option<Value>],
-    ) -> Result<Vec<Option<Tensor>>, Error> {
-        let node = &self.program.nodes()[node];
-        let operands = node.operands.iter().filter_map(|value| values[value.index()].as_ref());
-        let step = Step {
-            placed,
-            op: node.op,
-            attrs: &node.attrs,
-            operands: operands.map(|value| &value.tensor).collect(),
-            types: node.operands.iter().map(|&value| self.program.ty(value)).collect(),
-            results: node.results.iter().map(|&value| self.program.ty(value)).collect(),
-        };
-        ops::execute(&step).map_err(|error| match error {
-            ops::Failure::Candle(error) => failure(error),
-            ops::Failure::Unsupported(what) => Error::unsupported(what),
-        })
+    /// Runs the program on tensors for its arguments. Gives outputs, then new states; a state's memory may be that of
+    /// the old one.
+    pub fn run(&self, placed: &Placed, meter: &Meter, arguments: Vec<Tensor>) -> Result<Vec<Tensor>, Failed> {
+        let run = Run { compiled: self, placed, meter, touched: Cell::new(false) };
+        run.all(arguments).map_err(|error| Failed { error, touched: run.touched.get() })
     }
 }
 
-/// Ops whose result may be the operand seen in another way.
-fn is_view(op: Op) -> bool {
-    matches!(op, Op::Reshape | Op::Permute | Op::Broadcast | Op::Slice)
+struct Run<'a> {
+    compiled: &'a Compiled,
+    placed: &'a Placed,
+    meter: &'a Meter,
+    touched: Cell<bool>,
+}
+
+impl Run<'_> {
+    fn all(&self, arguments: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
+        let Compiled { program, schedule, .. } = self.compiled;
+        let mut values: Vec<Option<Value>> = Vec::new();
+        values.resize_with(program.types().len(), || None);
+        for (number, (arg, tensor)) in program.args().iter().zip(arguments).enumerate() {
+            let bytes = program.ty(arg.value).bytes();
+            let memory = Rc::new(Memory { owner: Owner::Argument(number), bytes, _lease: None });
+            values[arg.value.index()] = Some(Value { tensor, memory });
+        }
+        for step in &schedule.steps {
+            self.step(step, &mut values)?;
+            step.dead.iter().for_each(|value| values[value.index()] = None);
+        }
+        self.results(&values)
+    }
+
+    /// Outputs and new states, each in memory of its own; a state's may be that of the old one.
+    fn results(&self, values: &[Option<Value>]) -> Result<Vec<Tensor>, Error> {
+        let Compiled { program, updated, .. } = self.compiled;
+        let missing = || Error::internal("a result of the program was not computed");
+        let states = program.outputs().iter().map(|_| None).chain(updated.iter().map(|&number| Some(number)));
+        let mut taken: Vec<*const Memory> = Vec::new();
+        let mut results = Vec::new();
+        for (value, state) in plan::results(program).zip(states) {
+            let Value { tensor, memory } = values[value.index()].as_ref().ok_or_else(missing)?;
+            let is_own = match memory.owner {
+                Owner::Run => true,
+                Owner::Argument(number) => state == Some(number),
+                Owner::Program => false,
+            };
+            let is_whole = memory.bytes == program.ty(value).bytes() && tensor.is_contiguous();
+            let memory = Rc::as_ptr(memory);
+            let keeps = is_own && is_whole && !taken.contains(&memory);
+            taken.push(memory);
+            results.push(if keeps { tensor.clone() } else { ops::copied(tensor).map_err(failure)? });
+        }
+        Ok(results)
+    }
+
+    fn step(&self, step: &plan::Step, values: &mut [Option<Value>]) -> Result<(), Error> {
+        let Compiled { program, schedule, .. } = self.compiled;
+        let node = &program.nodes()[step.node];
+        let results = self.execute(step, values)?;
+        for (value, result) in node.results.iter().zip(results) {
+            let Some(tensor) = result.filter(|_| schedule.needed[value.index()]) else { continue };
+            let memory = self.memory_of(step, &tensor, program.ty(*value).bytes(), values);
+            values[value.index()] = Some(Value { tensor, memory });
+        }
+        Ok(())
+    }
+
+    /// The memory of a result: an operand's, if it lies there, or its own.
+    fn memory_of(
+        &self,
+        step: &plan::Step,
+        tensor: &Tensor,
+        bytes: usize,
+        values: &[Option<Value>],
+    ) -> Rc<Memory> {
+        let operands = self.compiled.operands(step.node);
+        let mut operands = operands.iter().filter_map(|value| values[value.index()].as_ref());
+        if let Some(shared) = operands.find(|value| ops::share_memory(&value.tensor, tensor)) {
+            return shared.memory.clone();
+        }
+        let owner = match self.compiled.program.nodes()[step.node].op {
+            Op::Constant => Owner::Program,
+            _ => Owner::Run,
+        };
+        let lease = (owner == Owner::Run).then(|| self.meter.lease(bytes));
+        Rc::new(Memory { owner, bytes, _lease: lease })
+    }
+
+    fn execute(&self, step: &plan::Step, values: &[Option<Value>]) -> Result<Vec<Option<Tensor>>, Error> {
+        let Compiled { program, schedule, constants, updated, fused, .. } = self.compiled;
+        let node = &program.nodes()[step.node];
+        let operands = self.compiled.operands(step.node);
+        if let Some(constant) = constants.borrow().get(&step.node) {
+            return Ok(vec![Some(constant.clone())]);
+        }
+        let operand = |value: &ValueId| values[value.index()].as_ref();
+        let free = |value: &ValueId| {
+            let Some(Value { tensor, memory }) = operand(value) else { return false };
+            let may_be_written = match memory.owner {
+                Owner::Run => true,
+                Owner::Argument(number) => updated.contains(&number),
+                Owner::Program => false,
+            };
+            let is_last = step.dead.contains(value) && Rc::strong_count(memory) == 1;
+            // A product reads all of its operands for each element that it writes.
+            let is_read_again = operands.iter().filter(|other| *other == value).count() > 1;
+            may_be_written && is_last && !is_read_again && tensor.is_contiguous()
+        };
+        let free: Vec<bool> = operands.iter().map(free).collect();
+        let is_argument = |value: &ValueId| {
+            operand(value).is_some_and(|value| matches!(value.memory.owner, Owner::Argument(_)))
+        };
+        // It may be written, so if the op fails nobody knows what is in it.
+        if free.iter().zip(&*operands).any(|(free, value)| *free && is_argument(value)) {
+            self.touched.set(true);
+        }
+        let ran = Step {
+            placed: self.placed,
+            op: node.op,
+            attrs: &fused.sum(step.node).map_or(node, |sum| &program.nodes()[sum.product]).attrs,
+            operands: operands.iter().filter_map(operand).map(|value| &value.tensor).collect(),
+            types: operands.iter().map(|&value| program.ty(value)).collect(),
+            results: node.results.iter().map(|&value| program.ty(value)).collect(),
+            needed: node.results.iter().map(|value| schedule.needed[value.index()]).collect(),
+            free,
+        };
+        let timed = self.compiled.profile.as_ref().map(Profile::begin);
+        let ran = match fused.sum(step.node) {
+            Some(_) => ops::add_product(&ran),
+            None => ops::execute(&ran),
+        };
+        if let (Some(profile), Some(begun)) = (&self.compiled.profile, timed) {
+            profile.end(program, step.node, begun, self.placed).map_err(failure)?;
+        }
+        let results = ran.map_err(|error| match error {
+            ops::Failure::Candle(error) => failure(error),
+            ops::Failure::Unsupported(what) => Error::unsupported(what),
+        })?;
+        if let (Op::Constant, [Some(constant)]) = (node.op, &results[..]) {
+            constants.borrow_mut().insert(step.node, constant.clone());
+        }
+        Ok(results)
+    }
 }

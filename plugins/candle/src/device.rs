@@ -48,6 +48,17 @@ pub fn candle_type(dtype: DType) -> Result<CandleType, Error> {
     })
 }
 
+/// Words for a device that does nothing more: CUDA's, and Metal's for a command buffer that failed.
+const LOST: [&str; 7] = [
+    "device_lost",
+    "ecc_uncorrectable",
+    "illegal_address",
+    "launch_failed",
+    "launch_timeout",
+    "command buffer had following error",
+    "failed to create metal resource: commandbuffer",
+];
+
 /// What candle says, as an error of its kind. Candle keeps the driver's errors as text only.
 #[allow(clippy::needless_pass_by_value)] // for `map_err`
 pub fn failure(error: candle_core::Error) -> Error {
@@ -55,10 +66,11 @@ pub fn failure(error: candle_core::Error) -> Error {
     let lower = text.to_lowercase();
     let any = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let first = text.lines().next().unwrap_or_default();
-    if any(&["out of memory", "out_of_memory", "alloc_failed", "failed to allocate"]) {
+    // Of Metal: a buffer that it did not make, and what a command buffer says that ran out of memory.
+    let no_memory = ["out of memory", "out_of_memory", "outofmemory", "alloc_failed", "failed to allocate"];
+    if any(&no_memory) || any(&["insufficient memory", "failed to create metal resource: buffer"]) {
         Error::out_of_memory(format!("candle could not allocate: {first}"))
-    } else if any(&["device_lost", "ecc_uncorrectable", "illegal_address", "launch_failed", "launch_timeout"])
-    {
+    } else if any(&LOST) {
         Error::device_lost(format!("the GPU failed: {first}"))
     } else if matches!(error, candle_core::Error::UnsupportedDTypeForOp(..)) {
         Error::unsupported(format!("candle cannot: {first}"))
@@ -88,10 +100,8 @@ fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
     bytes.map_err(failure)
 }
 
-/// Candle allocates main memory with `vec!`, which ends the process where there is none: asked before, it is an error.
 fn check_room(placed: &Placed, ty: &TensorType) -> Result<(), Error> {
-    let room = |bytes: usize| !placed.is_cpu() || Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
-    if room(ty.bytes()) {
+    if found::has_room(placed, ty.bytes()) {
         return Ok(());
     }
     Err(Error::out_of_memory(format!("there are no {} bytes for a tensor {ty}", ty.bytes())).untouched())
@@ -122,7 +132,7 @@ impl CandleDevice {
 impl Device for CandleDevice {
     type Buffer = Buffer;
     type Compiled = Compiled;
-    const ASYNCHRONOUS: bool = cfg!(feature = "cuda");
+    const ASYNCHRONOUS: bool = cfg!(any(feature = "cuda", feature = "metal"));
 
     fn ops(&self) -> Vec<&'static str> {
         ops::native(&self.placed)
@@ -173,7 +183,7 @@ impl Device for CandleDevice {
     }
 
     fn download(&mut self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
-        let bytes = to_bytes(&self.tensor(buffer)?)?;
+        let bytes = found::scoped(|| to_bytes(&self.tensor(buffer)?))?;
         let range = bytes.get(offset..).and_then(|rest| rest.get(..into.len()));
         into.copy_from_slice(range.ok_or_else(|| Error::outside(offset, into.len()))?);
         Ok(())
@@ -181,7 +191,7 @@ impl Device for CandleDevice {
 
     fn compile(&mut self, program: Program) -> Result<Compiled, Error> {
         program.types().iter().try_for_each(|ty| candle_type(ty.dtype).map(|_| ()))?;
-        Ok(Compiled::new(program))
+        Ok(Compiled::new(program, &self.placed))
     }
 
     fn run(
@@ -192,7 +202,11 @@ impl Device for CandleDevice {
     ) -> Result<(), Error> {
         let tensors = arguments.iter().map(|bound| self.tensor(bound.get()));
         let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
-        let results = compiled.run(&self.placed, &self.meter, tensors).map_err(Error::untouched)?;
+        let ran = found::scoped(|| compiled.run(&self.placed, &self.meter, tensors));
+        let results = ran.map_err(|failed| match failed.touched {
+            true => failed.error,
+            false => failed.error.untouched(),
+        })?;
         let mut each = results.into_iter();
         let missing = || Error::internal("the run gave fewer tensors than the program has results");
         for output in outputs.iter_mut() {

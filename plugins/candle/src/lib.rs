@@ -1,4 +1,5 @@
-//! The candle back end: one source, built for the processor (`candle-cpu`) or CUDA (`candle-cuda`, feature `cuda`).
+//! The candle back end: one source, built for the processor (`candle-cpu`), CUDA (`candle-cuda`, feature `cuda`) or
+//! Metal (`candle-metal`, feature `metal`, on macOS).
 //!
 //! Programs run op by op over candle's tensors, without its autograd: a program carries its gradients itself. The
 //! schedule says which ops to run and when a value is let go, so that its memory is free for the next. Candle's own
@@ -8,8 +9,14 @@
 
 mod compile;
 mod device;
+mod fuse;
+mod host;
 mod kernel;
 mod ops;
+mod profile;
+
+#[cfg(all(test, target_os = "linux"))]
+mod emulated_kernels;
 
 pub use compile::Compiled;
 pub use device::{Buffer, CandleDevice};
@@ -31,7 +38,13 @@ impl Plugin for Candle {
     }
 }
 
-#[cfg(not(feature = "cuda"))]
+#[cfg(all(feature = "cuda", feature = "metal"))]
+compile_error!("the candle plugin is built for one kind of device: CUDA or Metal");
+
+#[cfg(all(feature = "metal", not(target_os = "macos")))]
+compile_error!("the feature `metal` of the candle plugin is for macOS");
+
+#[cfg(not(any(feature = "cuda", feature = "metal")))]
 finetune_plugin_api::export_plugin! {
     plugin: Candle,
     name: "candle-cpu",
@@ -45,5 +58,14 @@ finetune_plugin_api::export_plugin! {
     name: "candle-cuda",
     vendor: "finetune",
     description: "Trains on NVIDIA GPUs through candle",
+    thread: owned,
+}
+
+#[cfg(feature = "metal")]
+finetune_plugin_api::export_plugin! {
+    plugin: Candle,
+    name: "candle-metal",
+    vendor: "finetune",
+    description: "Trains on Apple's GPUs through candle",
     thread: owned,
 }

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use super::sources::{bindings, create, make, mlx_sys, place, wheels, write};
 use crate::workspace::Workspace;
 
-const WHEELS: &str = include_str!("apple.txt");
+/// Zig, which has clang with the headers of macOS, and the library of clang.
+pub const WHEELS: &str = include_str!("apple.txt");
 
 /// Arguments for cargo with which mlx-sys finds the declarations, instead of building MLX.
 pub fn arguments(workspace: &Workspace, target: &str) -> Result<Vec<String>> {

@@ -41,7 +41,8 @@ fn place(workspace: &Workspace) -> Result<PathBuf> {
     sources::place(workspace, "linux", TARGET, &recipe)
 }
 
-fn compiler() -> Command {
+/// The C++ compiler.
+pub fn compiler() -> Command {
     Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()))
 }
 

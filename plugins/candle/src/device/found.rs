@@ -1,7 +1,6 @@
 //! Which devices there are, how one is opened and what memory it has: the only part that knows the kind.
 
-use candle_core::Device as Placed;
-use finetune_plugin_api::export::{DeviceDescription, Error, JsonObject, MemoryInfo};
+use finetune_plugin_api::export::Error;
 use finetune_plugin_api::program::DType;
 
 const DTYPES: [DType; 5] = [DType::F32, DType::Bf16, DType::F16, DType::U32, DType::Bool];
@@ -10,109 +9,14 @@ fn absent(index: u32, count: usize) -> Error {
     Error::invalid_argument(format!("there is no such device {index}; there are {count}, counted from 0"))
 }
 
-#[cfg(not(feature = "cuda"))]
-mod kind {
-    use super::{DTYPES, DeviceDescription, Error, JsonObject, MemoryInfo, Placed, absent};
-    use finetune_plugin_api::machine::Machine;
-
-    /// What is asked for memory.
-    pub struct Figures(Machine);
-
-    pub fn probe() -> Result<Vec<DeviceDescription>, Error> {
-        let mut machine = Machine::new();
-        let memory = machine.memory();
-        Ok(vec![DeviceDescription {
-            name: machine.processor().unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH)),
-            kind: "cpu".into(),
-            memory_total: memory.total,
-            memory_available: memory.available,
-            unified: true,
-            dtypes: DTYPES.to_vec(),
-            details: JsonObject::new(),
-        }])
-    }
-
-    pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
-        if index != 0 {
-            return Err(absent(index, 1));
-        }
-        Ok((Placed::Cpu, Figures(Machine::new())))
-    }
-
-    impl Figures {
-        pub fn memory(&mut self, _: &Placed, counted: MemoryInfo) -> MemoryInfo {
-            let machine = self.0.memory();
-            MemoryInfo { total: machine.total, available: machine.available, ..counted }
-        }
-    }
-}
-
+#[cfg(not(any(feature = "cuda", feature = "metal")))]
+#[path = "cpu.rs"]
+mod kind;
 #[cfg(feature = "cuda")]
-mod kind {
-    use super::{DTYPES, DeviceDescription, Error, JsonObject, MemoryInfo, Placed, absent};
-    use crate::device::failure;
-    use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result, sys};
+#[path = "cuda.rs"]
+mod kind;
+#[cfg(feature = "metal")]
+#[path = "metal.rs"]
+mod kind;
 
-    /// What is asked for memory.
-    pub struct Figures;
-
-    fn unavailable(error: DriverError) -> Error {
-        Error::unavailable(format!("NVIDIA's driver: {error}"))
-    }
-
-    pub fn probe() -> Result<Vec<DeviceDescription>, Error> {
-        result::init().map_err(unavailable)?;
-        let count = CudaContext::device_count().map_err(unavailable)?;
-        (0..usize::try_from(count).unwrap_or(0)).map(describe).collect()
-    }
-
-    fn describe(index: usize) -> Result<DeviceDescription, Error> {
-        let context = CudaContext::new(index).map_err(unavailable)?;
-        let (free, total) = context.mem_get_info().map_err(unavailable)?;
-        let mut details = JsonObject::new();
-        let attribute = |which| context.attribute(which).map_err(unavailable);
-        let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        details.insert("compute_capability".into(), format!("{major}.{minor}").into());
-        Ok(DeviceDescription {
-            name: context.name().map_err(unavailable)?,
-            kind: "cuda".into(),
-            memory_total: total as u64,
-            memory_available: free as u64,
-            unified: false,
-            dtypes: DTYPES.to_vec(),
-            details,
-        })
-    }
-
-    /// A stream of its own: candle's default is one for each thread.
-    pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
-        result::init().map_err(unavailable)?;
-        let count = usize::try_from(CudaContext::device_count().map_err(unavailable)?).unwrap_or(0);
-        if index as usize >= count {
-            return Err(absent(index, count));
-        }
-        let placed = Placed::new_cuda_with_stream(index as usize).map_err(failure)?;
-        #[allow(unsafe_code)]
-        if let Ok(device) = placed.as_cuda_device() {
-            // SAFETY: events order streams; all work is on this one, and so are allocations.
-            unsafe { device.disable_event_tracking() };
-        }
-        Ok((placed, Figures))
-    }
-
-    impl Figures {
-        /// The driver keeps freed memory for this process, so what it says is free is less than what can be had.
-        pub fn memory(&mut self, placed: &Placed, counted: MemoryInfo) -> MemoryInfo {
-            let info = placed
-                .as_cuda_device()
-                .ok()
-                .and_then(|device| device.cuda_stream().context().mem_get_info().ok());
-            let (free, total) = info.map_or((0, 0), |(free, total)| (free as u64, total as u64));
-            let available = total.saturating_sub(counted.used).max(free);
-            MemoryInfo { total, available, ..counted }
-        }
-    }
-}
-
-pub use kind::{Figures, open, probe};
+pub use kind::{Figures, has_room, open, probe, scoped};

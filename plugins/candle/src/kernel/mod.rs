@@ -1,107 +1,161 @@
-//! Kernels that candle lacks, each for the processor and CUDA.
+//! Kernels that candle lacks. For GPUs they are written once, in `source`, in a dialect that `source/dialect.h`
+//! explains; `cuda/ptx.sh` makes `kernels.ptx` of them. For the processor they are in `host`.
 //!
-//! On a GPU a kernel gets the addresses of its operands and results, all contiguous, then numbers (`Launch`).
-//! CUDA's source is `kernels.cu`, compiled to `kernels.ptx` by `cuda/ptx.sh`.
+//! A [`Launch`] is a kernel's run: it gets the addresses of tensors, all contiguous, that it reads or writes. All is in
+//! the order of one stream, so a kernel may write what an earlier one has read.
 
 #[cfg(feature = "cuda")]
 mod cuda;
-mod host;
+pub mod elementwise;
+#[cfg(all(test, target_os = "linux"))]
+pub mod emulated;
+#[cfg(feature = "metal")]
+mod metal;
+pub mod product;
+#[cfg(any(feature = "metal", test))]
+mod source;
 
-use candle_core::{DType as CandleType, Result, Tensor};
+use candle_core::{DType as CandleType, Device as Placed, Result, Tensor};
 
-/// What is done with two whole numbers. Its number is the kernels' too.
-#[derive(Clone, Copy)]
-pub enum Word {
-    Add = 0,
-    Sub = 1,
-    Mul = 2,
-    /// The whole part, 0 for a divisor of 0.
-    Div = 3,
-    Max = 4,
-    Min = 5,
-    And = 6,
-    Or = 7,
-    /// 0 from 32 bits on.
-    Shl = 8,
-    /// 0 from 32 bits on.
-    Shr = 9,
+/// What a kernel gets behind its tensors: `Numbers` in `source/numbers.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Numbers {
+    whole: [u64; 14],
+    real: [f32; 6],
+}
+
+impl Numbers {
+    /// What is not given is 0.
+    pub fn new(whole: &[usize], real: &[f64]) -> Numbers {
+        let mut numbers = Numbers::default();
+        numbers.whole.iter_mut().zip(whole).for_each(|(place, &number)| *place = number as u64);
+        numbers.real.iter_mut().zip(real).for_each(|(place, &number)| *place = number as f32);
+        numbers
+    }
+}
+
+/// The struct that a kernel takes.
+#[allow(dead_code)] // read by a GPU's part alone
+pub enum Parameters<'a> {
+    Numbers(Numbers),
+    Elementwise(&'a elementwise::Parameters),
 }
 
 /// A kernel's run on a GPU.
 #[allow(dead_code)] // on the processor there is none
-struct Launch<'a> {
+pub struct Launch<'a> {
     /// The function's name in the kernels' source.
-    name: &'static str,
-    /// Contiguous.
-    operands: &'a [&'a Tensor],
-    dtype: CandleType,
-    shape: &'a [usize],
-    numbers: &'a [u32],
-    /// How many threads there are to be, at least.
-    threads: usize,
+    pub name: &'a str,
+    /// Those that it reads and then those that it writes; contiguous.
+    pub tensors: &'a [&'a Tensor],
+    pub parameters: Parameters<'a>,
+    /// As many as there is work for: kernels take any number.
+    pub blocks: usize,
+    /// Of a block.
+    pub threads: usize,
 }
 
+/// Blocks of a kernel, at most; the work of more is done in turns.
+const MOST_BLOCKS: usize = 1 << 20;
+/// Elements that a thread of many kernels has at a time: `VECTOR` in the source.
+pub const VECTOR: usize = 8;
+/// Threads of a block, for kernels that want no other number.
+pub const THREADS: usize = 256;
+
 impl Launch<'_> {
-    fn run(&self) -> Result<Tensor> {
+    pub fn run(&self) -> Result<()> {
+        #[cfg(all(test, target_os = "linux"))]
+        if emulated::is_on() {
+            return emulated::run(self);
+        }
         #[cfg(feature = "cuda")]
         return cuda::run(self);
-        #[cfg(not(feature = "cuda"))]
+        #[cfg(feature = "metal")]
+        return metal::run(self);
+        #[cfg(not(any(feature = "cuda", feature = "metal")))]
         candle_core::bail!("{} is for a GPU, and this is built for the processor", self.name)
     }
 }
 
-/// Whole numbers or truth values of one shape; wraps.
-pub fn words(word: Word, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let (a, b) = (a.contiguous()?, b.contiguous()?);
-    if a.device().is_cpu() {
-        return host::words(word, &a, &b);
+/// Whether ops on that device are done by these kernels.
+pub fn on_gpu(placed: &Placed) -> bool {
+    #[cfg(all(test, target_os = "linux"))]
+    if emulated::is_on() {
+        return true;
     }
-    let count = a.elem_count();
-    let name = if a.dtype() == CandleType::U8 { "words_u8" } else { "words_u32" };
-    let numbers = [number(count)?, word as u32];
-    let operands = [&a, &b];
-    Launch { name, operands: &operands, dtype: a.dtype(), shape: a.dims(), numbers: &numbers, threads: count }
-        .run()
+    !placed.is_cpu()
 }
 
-/// Whole numbers as a 16-bit float type, rounded once.
-pub fn cast_words(x: &Tensor, to: CandleType) -> Result<Tensor> {
-    let x = x.contiguous()?;
-    if x.device().is_cpu() {
-        return host::cast_words(&x, to);
-    }
-    let count = x.elem_count();
-    let name = if to == CandleType::F16 { "words_to_f16" } else { "words_to_bf16" };
-    let numbers = [number(count)?];
-    Launch { name, operands: &[&x], dtype: to, shape: x.dims(), numbers: &numbers, threads: count }.run()
+/// A kernel with numbers over so many blocks of rows or elements.
+pub fn launch(
+    name: &str,
+    tensors: &[&Tensor],
+    numbers: Numbers,
+    blocks: usize,
+    threads: usize,
+) -> Result<()> {
+    let blocks = blocks.clamp(1, MOST_BLOCKS);
+    Launch { name, tensors, parameters: Parameters::Numbers(numbers), blocks, threads }.run()
 }
 
-/// f32 as whole numbers: toward zero, clamped, NaN to 0.
-pub fn cast_to_words(x: &Tensor) -> Result<Tensor> {
-    let x = x.contiguous()?;
-    if x.device().is_cpu() {
-        return x.to_dtype(CandleType::U32);
-    }
-    let count = x.elem_count();
-    let numbers = [number(count)?];
-    let (dtype, shape) = (CandleType::U32, x.dims());
-    Launch { name: "f32_to_words", operands: &[&x], dtype, shape, numbers: &numbers, threads: count }.run()
+/// Blocks for so many elements, [`VECTOR`] to a thread.
+pub fn blocks_for(elements: usize) -> usize {
+    elements.div_ceil(VECTOR * THREADS)
 }
 
-/// `u32[S, channels]` for seed `u32[2]`, step `u32[]`, example `u32[S]` and position `u32[S]`.
-pub fn random_bits(operands: [&Tensor; 4], channels: usize, site: usize) -> Result<Tensor> {
-    let operands: Vec<Tensor> = operands.iter().map(|x| x.contiguous()).collect::<Result<_>>()?;
-    let rows = operands[2].elem_count();
-    if operands[0].device().is_cpu() {
-        return host::random_bits(&operands, channels, site);
-    }
-    let threads = rows * channels.div_ceil(4);
-    let numbers = [number(rows)?, number(channels)?, number(site)?];
-    let operands: Vec<&Tensor> = operands.iter().collect();
-    let (dtype, shape) = (CandleType::U32, &[rows, channels]);
-    Launch { name: "random_bits", operands: &operands, dtype, shape, numbers: &numbers, threads }.run()
+/// Threads for a row of so many elements.
+pub fn threads_for(width: usize, most: usize) -> usize {
+    width.div_ceil(VECTOR).next_power_of_two().clamp(32, most)
 }
 
-fn number(count: usize) -> Result<u32> {
-    u32::try_from(count).map_err(|_| candle_core::Error::Msg(format!("{count} elements are beyond 2^32")))
+/// Memory for a tensor on a GPU, which a kernel then writes.
+#[allow(unsafe_code)]
+pub fn empty(shape: &[usize], dtype: CandleType, placed: &Placed) -> Result<Tensor> {
+    // SAFETY: every caller launches a kernel or a product that writes all of it before anything reads it.
+    unsafe { Tensor::empty(shape, dtype, placed) }
+}
+
+/// What kernels call an element type.
+pub fn suffix(dtype: CandleType) -> Result<&'static str> {
+    Ok(match dtype {
+        CandleType::F32 => "f32",
+        CandleType::F16 => "f16",
+        CandleType::BF16 => "bf16",
+        other => candle_core::bail!("there are no kernels for elements of {other:?}"),
+    })
+}
+
+/// Whether all rows of so many elements in these tensors begin at a multiple of 16 bytes: kernels then read and write
+/// [`VECTOR`] elements at once.
+pub fn is_wide(tensors: &[&Tensor], width: usize) -> bool {
+    let begins_well = |tensor: &&Tensor| {
+        (tensor.layout().start_offset() * tensor.dtype().size_in_bytes()).is_multiple_of(16)
+    };
+    // The allocations themselves begin at multiples of 256 bytes.
+    width.is_multiple_of(VECTOR) && tensors.iter().all(begins_well)
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    /// `kernels.ptx` is made by hand (`cuda/ptx.sh`): one older than its sources would run other kernels than they say.
+    #[test]
+    fn the_compiled_kernels_are_those_of_the_sources() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernel");
+        let is_cudas = |name: &str| !name.contains("prelude_host") && !name.contains("prelude_metal");
+        let headers = std::fs::read_dir(folder.join("source")).unwrap().map(|entry| entry.unwrap());
+        let mut headers: Vec<String> =
+            headers.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        headers.retain(|name| name.ends_with(".h") && is_cudas(name));
+        headers.sort();
+        let mut hash = Sha256::new();
+        hash.update(std::fs::read(folder.join("kernels.cu")).unwrap());
+        headers.iter().for_each(|name| hash.update(std::fs::read(folder.join("source").join(name)).unwrap()));
+        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let ptx = std::fs::read_to_string(folder.join("kernels.ptx")).unwrap();
+        let first = ptx.lines().next().unwrap();
+        assert_eq!(first, format!("// sources: sha256 {hash}"), "run plugins/candle/cuda/ptx.sh");
+    }
 }

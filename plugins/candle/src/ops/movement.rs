@@ -4,6 +4,7 @@ use candle_core::{DType as CandleType, Result, Tensor};
 use finetune_plugin_api::program::{DType, Op};
 
 use super::Step;
+use crate::kernel::elementwise::{self, Code, From, Operand, Steps};
 
 pub fn run(step: &Step) -> Result<Tensor> {
     let list = |name: &str| step.attrs.get_ints(name);
@@ -14,6 +15,12 @@ pub fn run(step: &Step) -> Result<Tensor> {
             let (shape, axis) = (&step.results[0].shape, step.attrs.get_int("axis"));
             let mut line = vec![1; shape.len()];
             line[axis] = shape[axis];
+            if !step.is_cpu() {
+                let code = if step.results[0].dtype == DType::F32 { Code::WordToFloat } else { Code::Take };
+                let steps = Steps::one(code, From::Operand(0), From::Nothing);
+                let dtype = super::candle_type(step.results[0].dtype);
+                return elementwise::run(step.placed, &steps, &[Operand::Index(axis)], dtype, shape);
+            }
             let counted = Tensor::arange(0, shape[axis] as u32, step.placed)?;
             let counted = match step.results[0].dtype {
                 DType::F32 => counted.to_dtype(CandleType::F32)?,
@@ -21,7 +28,7 @@ pub fn run(step: &Step) -> Result<Tensor> {
             };
             counted.reshape(line)?.broadcast_as(shape.as_slice())
         }
-        Op::Reshape => x().reshape(list("shape")),
+        Op::Reshape => super::flat(x())?.reshape(list("shape")),
         Op::Permute => x().permute(list("perm")),
         Op::Broadcast => x().broadcast_as(list("shape")),
         Op::Slice => {
@@ -38,7 +45,7 @@ fn constant(step: &Step, shape: &[usize]) -> Result<Tensor> {
     let ty = step.results[0];
     let element = Tensor::from_raw_buffer(
         &ty.dtype.element(step.attrs.get_float("value")),
-        super::elementwise::candle_type(ty.dtype),
+        super::candle_type(ty.dtype),
         &[],
         step.placed,
     )?;

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Packs what measure.sh needs, for a machine with an NVIDIA GPU that can fetch nothing and has a Python with PyTorch
+# for CUDA 13.
+#
+#   plugins/candle/cuda/pack.sh FINETUNE PLUGINS TESTS OUT.tar.xz [PEER.py]
+#
+# FINETUNE is the program, PLUGINS a folder with the cpu plugin and candle's as cuda/build.sh leaves it, TESTS a folder
+# with the programs `goldens` and `conformance` of the tests crate and `candle-tests` of cuda/build.sh. PEER.py is another program to be timed beside
+# finetune (tests/bench/lora.py says what it must take).
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../../.." && pwd)
+finetune=${1:?the program finetune}
+plugins=${2:?the folder of plugins}
+tests=${3:?the folder that holds the test programs}
+out=${4:?the archive to be written}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+mkdir -p "$work/program/plugins" "$work/tests/goldens" "$work/programs" "$work/demo/model" "$work/demo/box"
+cp "$finetune" "$work/program/finetune"
+cp "$plugins"/libfinetune_cpu.so "$plugins"/libfinetune_candle.so "$work/program/plugins/"
+for program in goldens conformance candle-tests; do
+    cp "$tests/$program" "$work/programs/"
+done
+strip "$work/program/finetune" "$work"/program/plugins/* "$work"/programs/*
+cp -r "$root/tests/bench" "$work/tests/"
+cp -r "$root/tests/goldens/data" "$work/tests/goldens/"
+cp "$root/demo/model/tokenizer.json" "$work/demo/model/"
+cp "$root/demo/box/sample.jsonl" "$work/demo/box/"
+cp "$here/measure.sh" "$work/"
+[ -z "${5:-}" ] || cp "$5" "$work/peer.py"
+tar -c -C "$work" . | xz -1 -T0 >"$out"
+ls -l "$out"

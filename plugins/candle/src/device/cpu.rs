@@ -1,0 +1,49 @@
+//! The processor.
+
+use candle_core::Device as Placed;
+use finetune_plugin_api::export::{DeviceDescription, Error, JsonObject, MemoryInfo};
+use finetune_plugin_api::machine::Machine;
+
+use super::{DTYPES, absent};
+
+/// What is asked for memory.
+pub struct Figures(Machine);
+
+pub fn probe() -> Result<Vec<DeviceDescription>, Error> {
+    let mut machine = Machine::new();
+    let memory = machine.memory();
+    Ok(vec![DeviceDescription {
+        name: machine.processor().unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH)),
+        kind: "cpu".into(),
+        memory_total: memory.total,
+        memory_available: memory.available,
+        unified: true,
+        dtypes: DTYPES.to_vec(),
+        details: JsonObject::new(),
+    }])
+}
+
+pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
+    if index != 0 {
+        return Err(absent(index, 1));
+    }
+    Ok((Placed::Cpu, Figures(Machine::new())))
+}
+
+/// Candle allocates main memory with `vec!`, which ends the process where there is none: asked before, it is an
+/// error.
+pub fn has_room(_: &Placed, bytes: usize) -> bool {
+    Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
+}
+
+/// Runs what uses the device.
+pub fn scoped<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+impl Figures {
+    pub fn memory(&mut self, _: &Placed, counted: MemoryInfo) -> MemoryInfo {
+        let machine = self.0.memory();
+        MemoryInfo { total: machine.total, available: machine.available, ..counted }
+    }
+}

@@ -1,0 +1,70 @@
+//! Attention without scores in memory, on NVIDIA's matrix units (`source/flash_cuda.h`).
+
+use candle_core::{DType as CandleType, Result, Tensor};
+
+use super::Step;
+use crate::kernel::{self, Numbers};
+
+/// Rows of a block.
+const TILE: usize = 64;
+/// Threads of a block: a warp has 16 rows.
+const THREADS: usize = 128;
+
+/// Whether the kernels are there for these operands. Short rows are cheap enough to be computed in f32 throughout.
+pub fn is_for(step: &Step) -> bool {
+    let (q, v) = (&step.types[0].shape, &step.types[2].shape);
+    let is_short = matches!(step.operands[0].dtype(), CandleType::F16 | CandleType::BF16);
+    let fits = q[3] == v[3] && [64, 128].contains(&q[3]) && v[1] > super::attention::SHORT;
+    let is_wide =
+        (0..3).all(|i| !step.operands[i].is_contiguous() || kernel::is_wide(&[step.operands[i]], q[3]));
+    cfg!(feature = "cuda") && is_short && fits && is_wide
+}
+
+fn numbers(step: &Step) -> Numbers {
+    let (q, k) = (&step.types[0].shape, &step.types[1].shape);
+    let flag = |name: &str| usize::from(step.attrs.get_bool(name));
+    let window = step.attrs.get_int("window");
+    let whole = [q[0], q[1], q[2], k[1], k[2], flag("causal"), window, flag("segments")];
+    Numbers::new(&whole, &[step.attrs.get_float("scale")])
+}
+
+fn launch(step: &Step, kind: &str, tensors: &[&Tensor], blocks: usize) -> Result<()> {
+    let name =
+        format!("flash_{kind}_{}_{}", kernel::suffix(step.operands[0].dtype())?, step.types[0].shape[3]);
+    kernel::launch(&name, tensors, numbers(step), blocks, THREADS)
+}
+
+pub fn forward(step: &Step) -> Result<Vec<Option<Tensor>>> {
+    let [q, k, v] = [step.flat(0)?, step.flat(1)?, step.flat(2)?];
+    let [start, valid, segments] = super::attention::rows(step)?;
+    let [batch, queries, heads, _] = step.types[0].shape[..] else {
+        candle_core::bail!("q has four dimensions")
+    };
+    let out = step.empty(0)?;
+    let lse = kernel::empty(&[batch, heads, queries], CandleType::F32, step.placed)?;
+    let tensors = [&q, &k, &v, &start, &valid, &segments, &out, &lse];
+    launch(step, "forward", &tensors, batch * heads * queries.div_ceil(TILE))?;
+    let lse = step.attrs.get_bool("lse").then_some(lse);
+    Ok([Some(out)].into_iter().chain(lse.map(Some)).collect())
+}
+
+/// With the forward op's out and lse.
+pub fn grad(step: &Step) -> Result<Vec<Option<Tensor>>> {
+    let [q, k, v] = [step.flat(0)?, step.flat(1)?, step.flat(2)?];
+    let [start, valid, segments] = super::attention::rows(step)?;
+    let first = if step.attrs.get_bool("segments") { 6 } else { 5 };
+    let [dout, out, lse] = [step.flat(first)?, step.flat(first + 1)?, step.flat(first + 2)?];
+    let [batch, queries, heads, _] = step.types[0].shape[..] else {
+        candle_core::bail!("q has four dimensions")
+    };
+    let [_, keys, groups, _] = step.types[1].shape[..] else { candle_core::bail!("k has four dimensions") };
+    let delta = kernel::empty(&[batch, heads, queries], CandleType::F32, step.placed)?;
+    launch(step, "delta", &[&dout, &out, &delta], (batch * heads * queries).div_ceil(THREADS / 32))?;
+    let [dq, dk, dv] = [step.empty(0)?, step.empty(1)?, step.empty(2)?];
+    let read = [&q, &k, &v, &start, &valid, &segments, &dout, &lse, &delta];
+    let tensors: Vec<&Tensor> = read.into_iter().chain([&dq]).collect();
+    launch(step, "queries", &tensors, batch * heads * queries.div_ceil(TILE))?;
+    let tensors: Vec<&Tensor> = read.into_iter().chain([&dk, &dv]).collect();
+    launch(step, "keys", &tensors, batch * groups * keys.div_ceil(TILE))?;
+    Ok(vec![Some(dq), Some(dk), Some(dv)])
+}

@@ -1,0 +1,2 @@
+// What the compiler is given.
+#include "all.h"
