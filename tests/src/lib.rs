@@ -1,7 +1,10 @@
 //! What whole-program tests share: the real binary, the real plugins, and reading what it prints.
 
+pub mod faults;
 pub mod loaded;
 pub mod misbehaving;
+pub mod processes;
+pub mod random;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

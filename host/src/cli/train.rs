@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::train::config::complete::SEQ_LEN;
-use crate::train::{Event, Method, Observer, RunConfig, Settings, StopFlag, TrainRequest, train};
+use crate::train::{Event, Method, Observer, RunConfig, RunFolder, Settings, StopFlag, TrainRequest, train};
 
 use super::args::TrainArgs;
 use super::display::{About, Human, Screen};
@@ -59,14 +59,13 @@ fn settings(args: TrainArgs) -> anyhow::Result<Settings> {
     if !args.resume {
         return Ok(given);
     }
-    let path = args.out.join("config.toml");
-    if !path.is_file() {
+    if !RunFolder::has_run(&args.out) {
         anyhow::bail!(
             "there is no run in {} that could go on (it has no config.toml); leave --resume out to begin one",
             args.out.display()
         );
     }
-    let saved = read(&path)?.complete();
+    let saved = RunFolder::settings(&args.out)?.complete();
     Ok(given.absolute()?.resume_from(saved)?)
 }
 

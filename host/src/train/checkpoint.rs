@@ -1,8 +1,10 @@
 //! Checkpoints: a folder that PEFT or transformers can load, with the optimizer's state beside it.
 //!
-//! Written aside and renamed, synced, and every file's SHA-256 kept in `state.json` and checked on reading.
+//! Written aside, synced and renamed. `SHA256SUMS` has the hash of every file, in the form that `sha256sum --check`
+//! reads, and all are checked before any of them is believed.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -23,8 +25,9 @@ use super::error::TrainError;
 use super::session::Session;
 
 const STATE: &str = "state.json";
+const SUMS: &str = "SHA256SUMS";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a checkpoint knows besides tensors. The data position follows from the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,8 +44,6 @@ pub struct State {
     pub data: Fingerprint,
     /// The files that the model's frozen tensors come from.
     pub model: BTreeMap<String, Fingerprint>,
-    /// SHA-256 of every file of the checkpoint, lower-case hexadecimal.
-    pub files: BTreeMap<String, String>,
 }
 
 impl State {
@@ -53,8 +54,7 @@ impl State {
         data: &Fingerprint,
         model: &BTreeMap<String, Fingerprint>,
     ) -> State {
-        let (data, model) = (data.clone(), model.clone());
-        State { version: VERSION, step, loss, precision, data, model, files: BTreeMap::new() }
+        State { version: VERSION, step, loss, precision, data: data.clone(), model: model.clone() }
     }
 }
 
@@ -69,7 +69,7 @@ pub fn fingerprints(session: &Session) -> Result<BTreeMap<String, Fingerprint>, 
 }
 
 /// Writes the checkpoint at `path`: complete or not at all.
-pub fn save(session: &Session, path: &Path, mut state: State) -> Result<(), TrainError> {
+pub fn save(session: &Session, path: &Path, state: State) -> Result<(), TrainError> {
     let folder = AtomicDir::create(path)?;
     match &session.adapter {
         Some(adapter) => {
@@ -85,10 +85,14 @@ pub fn save(session: &Session, path: &Path, mut state: State) -> Result<(), Trai
         None => save_model(session, folder.path())?,
     }
     save_optimizer(session, folder.path())?;
-    state.files = hashes(folder.path())?;
     let json = serde_json::to_vec_pretty(&state)
         .map_err(|error| TrainError::folder(path.join(STATE), format!("cannot be written: {error}")))?;
     fs::write(folder.path().join(STATE), json).map_err(TrainError::io("write", path.join(STATE)))?;
+    let sums = hashes(folder.path())?.into_iter().fold(String::new(), |mut text, (name, hash)| {
+        let _ = writeln!(text, "{hash}  {name}");
+        text
+    });
+    fs::write(folder.path().join(SUMS), sums).map_err(TrainError::io("write", path.join(SUMS)))?;
     folder.commit()?;
     tracing::info!("step {}: the checkpoint {} is written and synced", state.step, path.display());
     Ok(())
@@ -129,24 +133,37 @@ fn moments(session: &Session) -> Vec<(String, Vec<usize>)> {
 
 /// Reads and checks the checkpoint at `path`, without touching the device.
 pub fn check(path: &Path) -> Result<State, TrainError> {
+    check_sums(path)?;
     let file = path.join(STATE);
     let bytes = fs::read(&file).map_err(TrainError::io("read", &file))?;
     let state: State = serde_json::from_slice(&bytes)
         .map_err(|error| TrainError::folder(&file, format!("it is damaged: {error}")))?;
-    if state.version != VERSION {
-        return Err(TrainError::folder(
+    match state.version == VERSION {
+        true => Ok(state),
+        false => Err(TrainError::folder(
             &file,
             format!("its format has version {}; this finetune reads version {VERSION}", state.version),
-        ));
+        )),
     }
-    let mut found = hashes(path)?;
-    found.remove(STATE);
-    match state.files.iter().find(|(name, hash)| found.get(*name) != Some(hash)) {
-        Some((name, _)) => Err(TrainError::folder(
-            path.join(name),
+}
+
+/// Whether every file is what was written. The list itself is found to be damaged by what it then says of the files.
+fn check_sums(path: &Path) -> Result<(), TrainError> {
+    let file = path.join(SUMS);
+    let text = fs::read(&file).map_err(TrainError::io("read", &file))?;
+    let text = String::from_utf8_lossy(&text);
+    let written: BTreeMap<&str, &str> =
+        text.lines().filter_map(|line| line.split_once("  ")).map(|(hash, name)| (name, hash)).collect();
+    // More may have come to the folder since; what was written has to be there.
+    let found = hashes(path)?;
+    let damaged = written.iter().find(|(name, hash)| found.get(**name).map(String::as_str) != Some(**hash));
+    let missing = [STATE, OPTIMIZER].into_iter().find(|name| !written.contains_key(name));
+    match damaged.map(|(name, _)| *name).or(missing) {
+        None if written.len() == text.lines().count() => Ok(()),
+        name => Err(TrainError::folder(
+            path.join(name.unwrap_or(SUMS)),
             "it is missing or is not what was written; the checkpoint cannot be used",
         )),
-        None => Ok(state),
     }
 }
 
@@ -185,7 +202,7 @@ pub fn publish(checkpoint: &Path, to: &Path) -> Result<(), TrainError> {
     let folder = AtomicDir::create(to)?;
     for path in files(checkpoint)? {
         let name = path.file_name().unwrap_or_default();
-        if name == STATE || name == OPTIMIZER {
+        if name == STATE || name == OPTIMIZER || name == SUMS {
             continue;
         }
         let target = folder.path().join(name);
@@ -210,8 +227,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(files)
 }
 
+/// SHA-256 of every file but the list of them, lower-case hexadecimal.
 fn hashes(path: &Path) -> Result<BTreeMap<String, String>, TrainError> {
-    let named = files(path)?.into_iter().map(|path| {
+    let listed = files(path)?.into_iter().filter(|path| path.file_name() != Some(SUMS.as_ref()));
+    let named = listed.map(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok((name, sha256(&path)?))
     });

@@ -23,6 +23,7 @@ pub use config::{ConfigError, Length, Method, PrecisionChoice, RunConfig, Schedu
 pub use error::TrainError;
 pub use eval::{EvalRequest, EvalSummary, evaluate};
 pub use event::{Event, Observer};
+pub use folder::RunFolder;
 pub use run::{Summary, TrainRequest, train};
 pub use session::Backend;
 pub use stop::StopFlag;

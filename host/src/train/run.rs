@@ -114,8 +114,9 @@ impl Run<'_> {
     pub(super) fn save(&mut self) -> Result<(), TrainError> {
         let path = self.folder.checkpoint(self.done);
         let state = State::new((self.done, self.loss), self.session.precision, &self.data, &self.model);
+        self.folder.sync()?;
         checkpoint::save(&self.session, &path, state)?;
-        self.folder.prune(KEPT_CHECKPOINTS)?;
+        self.folder.prune(self.done, KEPT_CHECKPOINTS)?;
         self.saved = Some(path.clone());
         self.tell(Event::Saved { step: self.done, path })
     }
