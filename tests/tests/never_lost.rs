@@ -31,9 +31,14 @@ struct Unbroken {
 
 impl Unbroken {
     fn new(steps: u64, save_every: u64) -> Unbroken {
-        let dir = tempfile::tempdir().unwrap();
-        let (losses, adapter, time) = (Vec::new(), Vec::new(), Duration::ZERO);
-        let mut unbroken = Unbroken { dir, steps, save_every, losses, adapter, time };
+        let mut unbroken = Unbroken {
+            dir: tempfile::tempdir().unwrap(),
+            steps,
+            save_every,
+            losses: Vec::new(),
+            adapter: Vec::new(),
+            time: Duration::ZERO,
+        };
         // The first finds out about the plugins.
         for name in ["first", "whole"] {
             let (begun, out) = (Instant::now(), unbroken.out(name));
@@ -389,7 +394,10 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let to = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &to) } else { drop(fs::copy(&path, &to).unwrap()) }
+        match path.is_dir() {
+            true => copy(&path, &to),
+            false => assert!(fs::copy(&path, &to).is_ok()),
+        }
     }
 }
 
