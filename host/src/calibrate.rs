@@ -10,7 +10,7 @@ use finetune_plugin_api::program::{Class, DType, Program, TensorType};
 use crate::autodiff;
 use crate::data::Batch;
 use crate::optim::{self, AdamW, accumulate, state};
-use crate::plugins::{Device, Speed};
+use crate::plugins::{Device, Speed, Unmeasured};
 use crate::precision::Precision;
 use crate::train::session::{Purpose, Session};
 use crate::train::source::{AdapterSource, LoraSettings, Source};
@@ -35,24 +35,30 @@ const MODEL: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "ll
 /// Trains for a moment on a device with its frozen weights and activations in `dtype`, and says how fast it went.
 ///
 /// # Errors
-/// The end of a sentence that begins with the plugin's file name: the element type is none to compute in, the device
+/// The element type is none to compute in, the device
 /// failed, or its numbers are none.
-pub fn measure(device: &Device, dtype: &str) -> Result<Speed, String> {
+pub fn measure(device: &Device, dtype: &str) -> Result<Speed, Unmeasured> {
     let precision = match dtype {
         "f32" => Precision::F32,
         "bf16" => Precision::Bf16,
-        other => return Err(format!("cannot be measured in {other}")),
+        other => return Err(Unmeasured::lasting(format!("cannot be measured in {other}"))),
     };
-    let failed = |error: TrainError| format!("failed in the calibration step: {error}");
+    let failed = |error: TrainError| {
+        let reason = format!("failed in the calibration step: {error}");
+        match error {
+            TrainError::Device(device) => Unmeasured::of_kind(device.kind, reason),
+            _ => Unmeasured::lasting(reason),
+        }
+    };
     let mut session = session(device, precision).map_err(failed)?;
     let (speed, loss) = steps(&mut session).map_err(failed)?;
     // A model that knows nothing finds every token equally likely, and is not far from that after a few steps.
     let expected = f64::from(VOCABULARY).ln();
     match (f64::from(loss) - expected).abs() < 1.0 {
         true => Ok(speed),
-        false => Err(format!(
+        false => Err(Unmeasured::lasting(format!(
             "computes wrongly: the calibration step's loss is {loss}, about {expected:.1} is right"
-        )),
+        ))),
     }
 }
 

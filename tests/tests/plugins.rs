@@ -94,7 +94,7 @@ fn a_users_word_beats_the_rank() {
     assert_eq!(run(0, &["--backend", "bbb"], None), "bbb");
     assert_eq!(run(1, &[], Some("bbb")), "bbb");
     assert_eq!(run(2, &["--backend", "aaa:0"], Some("bbb")), "aaa");
-    let cache = fs::read_to_string(place.cache.path().join("plugins.json")).unwrap();
+    let cache = fs::read_to_string(place.cache.path().join("plugins.jsonl")).unwrap();
     assert!(!cache.contains("tokens_per_s"), "there was nothing to measure for");
 }
 
@@ -151,7 +151,7 @@ fn a_cache_that_cannot_be_read_or_written_changes_nothing() {
     let place = Place::new();
     place.cpu_as("aaa");
     let first = place.list();
-    fs::write(place.cache.path().join("plugins.json"), "{\"format\":1,").unwrap();
+    fs::write(place.cache.path().join("plugins.jsonl"), "{\"format\":1,").unwrap();
     let same = |list: &Value| (list["plugins"][0]["status"].clone(), device(list, 0)["name"].clone());
     assert_eq!(same(&place.list()), same(&first));
     let mut nowhere = place.command(&["plugins", "list", "--json"]);
@@ -183,7 +183,7 @@ fn a_device_that_cannot_be_measured_is_demoted_and_another_trains() {
         assert!(device["score"].is_null() && device["rank"].as_u64() > Some(1), "{device}");
         assert!(device["note"].as_str().unwrap_or_default().contains(words), "{device}");
     }
-    let cache = fs::read_to_string(place.cache.path().join("plugins.json")).unwrap();
+    let cache = fs::read_to_string(place.cache.path().join("plugins.jsonl")).unwrap();
     assert!(cache.contains("in f32 it took too long"), "bf16 is not tried after that: {cache}");
     let mut train = quick(&["train", "--json", "--steps", "1", "--seq-len", "16", "--batch", "2"]);
     train

@@ -16,6 +16,9 @@ const MAX_PIECE: u64 = 64 << 20;
 /// All that is read of one file.
 const MAX_TOTAL: u64 = 512 << 20;
 
+/// The largest file that is looked at: every byte of a plugin is hashed.
+const MAX_FILE: u64 = 4 << 30;
+
 /// What is read of a library.
 #[derive(Debug)]
 pub(super) struct Contents {
@@ -42,6 +45,14 @@ pub(super) fn read(file: File, symbol: &str, max_bytes: usize) -> Result<Content
     })
 }
 
+/// Refuses what is too large for a plugin; it may claim any size and be full of holes.
+pub(super) fn check_size(length: u64) -> Result<(), String> {
+    match length > MAX_FILE {
+        true => Err(format!("is larger than {} GiB, which no plugin is", MAX_FILE >> 30)),
+        false => Ok(()),
+    }
+}
+
 /// What a library for this system needs.
 pub(super) fn read_needs(file: File) -> Result<Needs, String> {
     read_for(Machine::native(), file, &|file, _| needs(file))
@@ -62,6 +73,7 @@ fn read_for<T>(machine: Machine, file: File, read: Read<'_, T>) -> Result<T, Str
     if length == 0 {
         return Err("is empty".into());
     }
+    check_size(length)?;
     let cache = ReadCache::new(file);
     let left = Cell::new(MAX_TOTAL);
     let data = Bounded { cache: &cache, left: &left, start: 0, length };
@@ -115,10 +127,29 @@ fn of_thin<T>(machine: Machine, data: Bounded<'_>, read: Read<'_, T>) -> Result<
     if file.architecture() != machine.architecture {
         return Err(machine.needs_processor(&architecture_name(file.architecture())));
     }
+    if let Some(system) = other_elf_system(&file) {
+        return Err(machine.needs_system(&system));
+    }
     if file.kind() != ObjectKind::Dynamic {
         return Err("is no dynamic library, but another kind of object file".into());
     }
     read(&file, data)
+}
+
+/// The system that an ELF file names, if it is not Linux. Most name none.
+fn other_elf_system<'a>(file: &object::File<'a, Bounded<'a>>) -> Option<String> {
+    use object::{FileFlags, elf};
+    match file.flags() {
+        FileFlags::Elf { os_abi, .. } => match os_abi {
+            elf::ELFOSABI_SYSV | elf::ELFOSABI_GNU => None,
+            elf::ELFOSABI_FREEBSD => Some("FreeBSD".into()),
+            elf::ELFOSABI_NETBSD => Some("NetBSD".into()),
+            elf::ELFOSABI_OPENBSD => Some("OpenBSD".into()),
+            elf::ELFOSABI_SOLARIS => Some("Solaris".into()),
+            other => Some(format!("a system with the number {other:?}")),
+        },
+        _ => None,
+    }
 }
 
 fn needs<'a>(file: &object::File<'a, Bounded<'a>>) -> Result<Needs, String> {
@@ -140,7 +171,8 @@ fn elf_needs<'a, E: object::read::elf::FileHeader>(
     let table = file.elf_dynamic_table().map_err(damaged)?;
     for entry in table.iter().filter(|entry| [DT_NEEDED, DT_RPATH, DT_RUNPATH].contains(&entry.tag)) {
         let text = String::from_utf8_lossy(table.string(entry).map_err(damaged)?).into_owned();
-        let folders = || text.split(':').filter(|folder| !folder.is_empty()).map(String::from);
+        // A folder without a name is the working directory.
+        let folders = || text.split(':').filter(|_| !text.is_empty()).map(String::from);
         match entry.tag {
             DT_NEEDED => needs.names.push(text),
             DT_RPATH => needs.rpath.extend(folders()),

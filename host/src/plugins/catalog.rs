@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cache::{self, Cache};
+use super::cache::{self, Cache, Stamp};
 use super::device::Device;
 use super::discover::Folders;
 use super::error::PluginError;
@@ -14,7 +14,7 @@ use super::probe::ProbedDevice;
 use super::prober::Prober;
 use super::rank::{self, Job};
 use super::row::{DeviceRow, Row, Status};
-use super::trust;
+use super::{binary, trust};
 
 /// One row for every candidate file, in the order in which they were found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,6 +24,9 @@ pub struct Catalog {
     /// Where they were looked for.
     #[serde(skip)]
     folders: Vec<PathBuf>,
+    /// The folder of the cache.
+    #[serde(skip)]
+    cache: Option<PathBuf>,
 }
 
 /// A device that was chosen.
@@ -36,6 +39,8 @@ pub struct Choice {
     /// The device.
     pub device: ProbedDevice,
     sha256: String,
+    /// Where it is remembered what was asked.
+    cache: Option<PathBuf>,
 }
 
 impl Catalog {
@@ -55,7 +60,8 @@ impl Catalog {
         cache.write();
         refuse_duplicates(&mut plugins);
         rank_devices(&mut plugins, &Job::any());
-        Ok(Catalog { plugins, folders: folders.paths().map(Path::to_path_buf).collect() })
+        let folders = folders.paths().map(Path::to_path_buf).collect();
+        Ok(Catalog { plugins, folders, cache: prober.cache.clone() })
     }
 
     /// Whether there is more than one device to choose from, of which `backend` names none.
@@ -112,7 +118,8 @@ impl Catalog {
             }
         };
         let Some(manifest) = row.manifest else { return Err(self.not_usable(name)) };
-        Ok(Choice { path: row.path, manifest, device: device.device, sha256: row.sha256 })
+        let cache = self.cache.clone();
+        Ok(Choice { path: row.path, manifest, device: device.device, sha256: row.sha256, cache })
     }
 
     /// All devices that `backend` may mean, by rank: what to use, and what to turn to if it fails.
@@ -126,8 +133,13 @@ impl Catalog {
         let mut rows: Vec<(&Row, &DeviceRow)> = rows.collect();
         rows.sort_by_key(|(_, device)| device.rank);
         let choice = |(row, device): (&Row, &DeviceRow)| {
-            let (path, sha256) = (row.path.clone(), row.sha256.clone());
-            Some(Choice { path, manifest: row.manifest.clone()?, device: device.device.clone(), sha256 })
+            Some(Choice {
+                path: row.path.clone(),
+                manifest: row.manifest.clone()?,
+                device: device.device.clone(),
+                sha256: row.sha256.clone(),
+                cache: self.cache.clone(),
+            })
         };
         let others: Vec<Choice> =
             rows.into_iter().filter_map(choice).filter(|choice| *choice != first).collect();
@@ -184,11 +196,25 @@ impl Choice {
         let refused = |reason| PluginError::Refused { path: self.path.clone(), reason };
         let (file, metadata) = trust::open(&self.path).map_err(refused)?;
         trust::check(&self.path, &metadata).map_err(refused)?;
-        let hash = cache::sha256(file).map_err(|error| refused(format!("cannot be read: {error}")))?;
-        if hash != self.sha256 {
-            return Err(refused("has changed since it was asked for its devices: start again".into()));
+        let unreadable = |error| refused(format!("cannot be read: {error}"));
+        let changed = || {
+            let mut cache = Cache::read(self.cache.as_deref());
+            cache.forget(&self.path.to_string_lossy());
+            cache.write();
+            refused("has changed since it was asked for its devices: start again".into())
+        };
+        binary::check_size(metadata.len()).map_err(refused)?;
+        if cache::sha256(file).map_err(unreadable)? != self.sha256 {
+            return Err(changed());
         }
-        Device::open(&self.path, &self.manifest, self.device.index, options)
+        let device = Device::open(&self.path, &self.manifest, self.device.index, options)?;
+        // The system's loader goes by the name, which may have led to another file by then.
+        let (file, now) = trust::open(&self.path).map_err(refused)?;
+        if Stamp::of(&now) != Stamp::of(&metadata) && cache::sha256(file).map_err(unreadable)? != self.sha256
+        {
+            return Err(changed());
+        }
+        Ok(device)
     }
 }
 

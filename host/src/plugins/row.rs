@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cache::{self, Entry, Measured};
+use super::cache::{self, Entry, Measured, Stamp};
 use super::manifest::Manifest;
 use super::probe::{ProbeReport, ProbedDevice};
 
@@ -35,6 +35,9 @@ pub struct Row {
     /// Of the contents that were asked.
     #[serde(skip)]
     pub(super) sha256: String,
+    /// The file when it was looked at.
+    #[serde(skip)]
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// Whether a plugin can be used.
@@ -81,6 +84,7 @@ impl Row {
             remembered: None,
             manifest: None,
             sha256: String::new(),
+            stamp: None,
         }
     }
 
@@ -112,7 +116,7 @@ impl Row {
                 self.status = Status::Unavailable;
                 self.reason = Some(reason.clone());
             }
-            ProbeReport::Refused { reason } => self.reason = Some(reason.clone()),
+            ProbeReport::Refused { reason, .. } => self.reason = Some(reason.clone()),
         }
     }
 }

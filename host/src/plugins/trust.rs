@@ -32,6 +32,20 @@ pub(super) fn check(path: &Path, file: &Metadata) -> Result<(), String> {
     }
 }
 
+/// Whether others than the user and root can put something into a folder, or another in its place.
+///
+/// # Errors
+/// The end of a sentence that begins with the folder's name.
+pub(super) fn check_folder(path: &Path) -> Result<(), String> {
+    #[cfg(unix)]
+    return unix::check_folder(path);
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        Ok(())
+    }
+}
+
 /// Whether the program runs with more rights than whoever started it: then the environment is a stranger's word.
 pub fn privileges_are_raised() -> bool {
     #[cfg(unix)]
@@ -97,24 +111,21 @@ mod unix {
     const MAX_LINKS: usize = 40;
 
     pub(super) fn check(path: &Path, file: &Metadata) -> Result<(), String> {
-        let way = Way::to(path)?;
-        if let Some(why) = unsafe_entry(&way.end, &Entry::of(file), false) {
-            return Err(why);
+        let mut way = Way::to(path)?;
+        let searched = path.parent().and_then(|folder| folder.canonicalize().ok());
+        for folder in [searched.as_deref(), way.end.parent()].into_iter().flatten() {
+            way.folders.insert(folder.to_path_buf(), false);
         }
-        for link in &way.links {
-            let metadata = link.symlink_metadata().map_err(super::unreadable)?;
-            // A link has no permissions of its own; whoever it belongs to can put another in its place.
-            if let Some(why) = belongs_to_another(link, metadata.uid()) {
-                return Err(format!("is reached by a link that {why}"));
-            }
+        match unsafe_entry(&way.end, &Entry::of(file), false) {
+            Some(why) => Err(why),
+            None => way.check(),
         }
-        for (folder, sticky_is_safe) in &way.folders {
-            let metadata = folder.metadata().map_err(super::unreadable)?;
-            if let Some(why) = unsafe_entry(folder, &Entry::of(&metadata), *sticky_is_safe) {
-                return Err(format!("lies in a folder that is not safe: {} {why}", folder.display()));
-            }
-        }
-        Ok(())
+    }
+
+    pub(super) fn check_folder(path: &Path) -> Result<(), String> {
+        let mut way = Way::to(path)?;
+        way.folders.insert(way.end.clone(), false);
+        way.check()
     }
 
     /// All that a path leads through: who can change any of it decides what the path means.
@@ -128,9 +139,25 @@ mod unix {
     }
 
     impl Way {
+        fn check(&self) -> Result<(), String> {
+            for link in &self.links {
+                let metadata = link.symlink_metadata().map_err(super::unreadable)?;
+                // A link has no permissions of its own; whoever it belongs to can put another in its place.
+                if let Some(why) = belongs_to_another(link, metadata.uid()) {
+                    return Err(format!("is reached by a link that {why}"));
+                }
+            }
+            for (folder, sticky_is_safe) in &self.folders {
+                let metadata = folder.metadata().map_err(super::unreadable)?;
+                if let Some(why) = unsafe_entry(folder, &Entry::of(&metadata), *sticky_is_safe) {
+                    return Err(format!("lies in a folder that is not safe: {} {why}", folder.display()));
+                }
+            }
+            Ok(())
+        }
+
         fn to(path: &Path) -> Result<Way, String> {
             let path = std::path::absolute(path).map_err(super::unreadable)?;
-            let searched = path.parent().map(Path::to_path_buf);
             let mut way = Way::default();
             let mut at = PathBuf::from("/");
             let mut left: Vec<OsString> = parts(&path);
@@ -154,10 +181,6 @@ mod unix {
                     at = PathBuf::from("/");
                 }
                 left.extend(parts(&to));
-            }
-            let searched = searched.and_then(|folder| folder.canonicalize().ok());
-            for folder in [searched.as_deref(), at.parent()].into_iter().flatten() {
-                way.folders.insert(folder.to_path_buf(), false);
             }
             way.end = at;
             Ok(way)
