@@ -5,17 +5,15 @@
 
 use std::time::{Duration, Instant};
 
-use finetune_plugin_api::program::{Class, DType, Program, TensorType};
+use finetune_plugin_api::program::{DType, TensorType};
 
-use crate::autodiff;
 use crate::data::Batch;
-use crate::optim::{self, AdamW, accumulate, state};
+use crate::optim::{self, AdamW, state};
 use crate::plugins::{Device, Speed, Unmeasured};
 use crate::precision::Precision;
 use crate::train::session::{Purpose, Session};
 use crate::train::source::{AdapterSource, LoraSettings, Source};
 use crate::train::{Backend, TrainError};
-use crate::transform;
 
 /// Steps that are not counted: memory is allocated, kernels are compiled.
 const WARM_UP: u64 = 2;
@@ -96,12 +94,9 @@ fn session(device: &Device, precision: Precision) -> Result<Session, TrainError>
 /// The speed, and the loss of the last step.
 fn steps(session: &mut Session) -> Result<(Speed, f32), TrainError> {
     let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: Some(1.0) };
-    let whole = whole_program(session)?;
     let native = session.backend.device.ops()?;
-    let composites: Vec<_> =
-        whole.nodes().iter().filter(|node| node.op.def().class == Class::Composite).collect();
-    let native_ops = composites.iter().filter(|node| native.has(node)).count();
-    let program = transform::for_device(&whole, &native)?;
+    let plan = session.backend.device.properties()?.get("plan").cloned();
+    let program = session.accumulate_program(ROWS, LENGTH)?;
     session.compile(Purpose::Accumulate { rows: ROWS, length: LENGTH }, &program)?;
     let apply = session.apply_program(&adamw)?;
     session.compile(Purpose::Apply, &apply)?;
@@ -134,16 +129,9 @@ fn steps(session: &mut Session) -> Result<(Speed, f32), TrainError> {
     }
     let tokens = batch.target_tokens * done;
     let tokens_per_s = tokens as f64 / begun.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
-    let speed = Speed { tokens_per_s, native_ops, decomposed_ops: composites.len() - native_ops };
+    let native = native.names().map(str::to_owned).collect();
+    let speed = Speed { tokens_per_s, native, plan };
     Ok((speed, loss))
-}
-
-/// As the host writes it, before it is written for the device.
-fn whole_program(session: &Session) -> Result<Program, TrainError> {
-    let mut forward = session.forward(ROWS, LENGTH, true)?;
-    let options = autodiff::Options::for_device(&session.backend.device.ops()?);
-    accumulate(&mut forward.builder, forward.loss, &forward.trained, options)?;
-    Ok(forward.builder.finish()?)
 }
 
 fn batch() -> Batch {

@@ -59,7 +59,7 @@ fn settings(args: TrainArgs) -> anyhow::Result<Settings> {
     if !args.resume {
         return Ok(given);
     }
-    if !RunFolder::has_run(&args.out) {
+    if !RunFolder::is_run(&args.out) {
         anyhow::bail!(
             "there is no run in {} that could go on (it has no config.toml); leave --resume out to begin one",
             args.out.display()

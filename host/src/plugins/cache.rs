@@ -67,15 +67,15 @@ pub enum Measured {
     },
 }
 
-/// A measured speed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// A measured speed, and what the device said of itself then that a job's demands follow from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
     /// Of the calibration step.
     pub tokens_per_s: f64,
-    /// Composite ops of the calibration step that the device has itself.
-    pub native_ops: usize,
-    /// Those that were written as simpler ones for it.
-    pub decomposed_ops: usize,
+    /// Names of the composite ops that the device has itself.
+    pub native: Vec<String>,
+    /// How it lays out memory, as its properties describe it.
+    pub plan: Option<serde_json::Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -495,7 +495,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.so");
         fs::write(&file, "one").unwrap();
-        let speed = |tokens_per_s| Measured::Speed(Speed { tokens_per_s, native_ops: 1, decomposed_ops: 0 });
+        let speed = |tokens_per_s| Measured::Speed(Speed { tokens_per_s, native: Vec::new(), plan: None });
         let [mut one, mut other] = [(), ()].map(|()| Cache::read(Some(folder.path())));
         for (cache, dtype) in [(&mut one, "f32"), (&mut other, "bf16")] {
             cache.set(&file, Some(entry(&file, "r")));

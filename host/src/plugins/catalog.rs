@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cache::{self, Cache, Stamp};
+use super::cache::{self, Cache, Measured, Speed, Stamp};
 use super::device::Device;
 use super::discover::Folders;
 use super::error::PluginError;
@@ -12,7 +12,7 @@ use super::examine::examine_all;
 use super::manifest::Manifest;
 use super::probe::ProbedDevice;
 use super::prober::Prober;
-use super::rank::{self, Job};
+use super::rank::{self, Job, Need};
 use super::row::{DeviceRow, Row, Status};
 use super::{binary, trust};
 
@@ -74,6 +74,32 @@ impl Catalog {
         self.plugins.iter().filter(move |row| {
             row.status == Status::Ready && (backend == "auto" || row.name.as_deref() == Some(backend))
         })
+    }
+
+    /// Asks again, all at once, how much memory the devices have free that `backend` may mean: that is never remembered.
+    /// One that does not answer now is not used now.
+    pub fn renew(&mut self, prober: &Prober, backend: &str) {
+        let meant: Vec<PathBuf> = self.of_backend(backend).map(|row| row.path.clone()).collect();
+        std::thread::scope(|scope| {
+            for row in self.plugins.iter_mut().filter(|row| meant.contains(&row.path)) {
+                scope.spawn(|| {
+                    if let Some(manifest) = row.manifest.clone() {
+                        row.renew(&prober.probe(&row.path, &manifest).report);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Foresees what a job asks of each device: `need` is told what the device has itself, how it lays out memory and
+    /// the element type.
+    pub fn foresee(&mut self, job: &Job, need: impl Fn(&Speed, &str) -> Option<Need>) {
+        for device in self.plugins.iter_mut().flat_map(|row| &mut row.devices) {
+            let dtype = job.dtype_on(device);
+            if let Some(Measured::Speed(speed)) = device.measured.get(&dtype) {
+                device.need = need(speed, &dtype);
+            }
+        }
     }
 
     /// Ranks the devices for a job, by the speeds that were measured.
@@ -252,7 +278,11 @@ fn rank_devices(rows: &mut [Row], job: &Job) {
         let before = rank.checked_sub(1).map(|before| order[before]);
         let tie = before.filter(|&before| rank::is_tie(job, &device(rows, before), &this)).map(|before| {
             let (name, index) = (rows[before.0].name.as_deref(), device(rows, before).device.index);
-            format!("is about as fast as {}:{index}", name.unwrap_or_default())
+            let first = format!("is about as fast as {}:{index}", name.unwrap_or_default());
+            match rank::tie_by_ops(&device(rows, before), &this) {
+                Some(why) => format!("{first}, {why}"),
+                None => first,
+            }
         });
         let row = &mut rows[at.0].devices[at.1];
         row.rank = rank + 1;

@@ -35,7 +35,7 @@ pub use device::{Buffer, Compiled, Device, SharedBytes};
 pub use discover::Folders;
 pub use error::{DeviceError, PluginError};
 pub use prober::{MEASURE_TIMEOUT, PROBE_TIMEOUT, Prober, Unmeasured};
-pub use rank::Job;
+pub use rank::{Job, Need};
 pub use row::{DeviceRow, Row, Status};
 pub use trust::privileges_are_raised;
 #[cfg(unix)]

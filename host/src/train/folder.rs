@@ -61,7 +61,7 @@ impl RunFolder {
 
     /// Opens the folder of a run that is to go on. Its settings stay what they were until [`RunFolder::begin`].
     pub fn resume(path: &Path, settings: &Settings) -> Result<RunFolder, TrainError> {
-        if !RunFolder::has_run(path) {
+        if !RunFolder::is_run(path) {
             return Err(TrainError::folder(
                 path,
                 "there is no run in this folder that could be resumed; leave --resume out to begin one",
@@ -151,7 +151,7 @@ impl RunFolder {
 
 impl RunFolder {
     /// Whether there is a run in the folder, be it one that died before its first step.
-    pub fn has_run(path: &Path) -> bool {
+    pub fn is_run(path: &Path) -> bool {
         [CONFIG, TWIN].iter().any(|name| path.join(name).is_file())
     }
 
