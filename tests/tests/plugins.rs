@@ -130,14 +130,14 @@ fn a_job_that_does_not_fit_goes_to_the_next_device_and_it_is_said() {
         "small",
         &format!("memory: {}; device: gpu", weights + (1 << 16)),
     );
-    let train = |out: &str, more: &[&str]| {
+    let train = |out: &str| {
         let mut command = place.command(&["train", "--json", "--method", "full", "--steps", "1", "-v"]);
-        command.args(["--seq-len", "16", "--batch", "2"]).args(more).arg("--model").arg(&model);
+        command.args(["--seq-len", "16", "--batch", "2", "--precision", "f32"]).arg("--model").arg(&model);
         command.arg("--data").arg(goldens().join("text/train.jsonl"));
         let output = command.arg("--out").arg(place.folder.path().join(out)).output().unwrap();
         (output.status.success(), json_lines(&String::from_utf8(output.stdout).unwrap()), output.stderr)
     };
-    let (trained, lines, errors) = train("auto", &[]);
+    let (trained, lines, errors) = train("auto");
     let errors = String::from_utf8_lossy(&errors).into_owned();
     assert!(trained && lines[0]["backend"] == "zzz", "{errors}");
     assert!(errors.contains("small:0 has 0.0 GiB of memory"), "{errors}");
@@ -174,12 +174,13 @@ fn what_may_pass_is_asked_again() {
         );
     }
     // Nor does a device stay behind because others had its memory when it was measured.
-    let _ = fs::remove_file(&mark);
-    let busy = format!("run: error out-of-memory; once: {}", mark.display());
-    misbehaving::place(place.folder.path(), "busy", &busy);
     place.cpu_as("zzz");
-    assert!(device(&place.list(), 0)["score"].is_null());
-    assert!(device(&place.list(), 0)["score"].as_f64().is_some());
+    for (kind, remembered) in [("out-of-memory", false), ("internal", true)] {
+        misbehaving::place(place.folder.path(), "busy", &format!("run: error {kind}"));
+        assert!(device(&place.list(), 0)["score"].is_null());
+        let cache = fs::read_to_string(place.cache.path().join("plugins.jsonl")).unwrap();
+        assert_eq!(cache.contains("failed in the calibration step"), remembered, "{kind}");
+    }
 }
 
 /// The file that is loaded is the file that was asked, whoever swaps it in between.
@@ -226,8 +227,8 @@ fn many_and_huge_files_cost_rows_and_little_else() {
 #[test]
 fn hosts_at_once_over_a_damaged_cache_see_the_same() {
     let place = Place::new();
-    for name in ["a", "b", "c"] {
-        misbehaving::place(place.folder.path(), name, "");
+    for (name, behaviour) in [("a", ""), ("b", "probe: error internal"), ("c", "probe: abort")] {
+        misbehaving::place(place.folder.path(), name, behaviour);
     }
     let expected = place.list();
     let file = place.cache.path().join("plugins.jsonl");
