@@ -74,6 +74,7 @@ fn session(device: &Device, precision: Precision) -> Result<Session, TrainError>
         device_name: String::new(),
         kind: String::new(),
         dtypes: Vec::new(),
+        unified: false,
     };
     let mut session = Session::new(backend, source, Some(adapter), precision, false)?;
     session.load(&mut |_, _| {})?;

@@ -78,6 +78,10 @@ pub enum Command {
     #[cfg(unix)]
     #[command(name = crate::plugins::CHILD_SUBCOMMAND, hide = true)]
     Child,
+    /// What `train` has its training done by, as a child of itself
+    #[cfg(unix)]
+    #[command(name = crate::train::supervise::SUBCOMMAND, hide = true)]
+    Worker(WorkerArgs),
 }
 
 /// `finetune train`.
@@ -89,8 +93,16 @@ Each setting is also a key of the file given with --config, by the flag's name w
 `seq-len = 256`. Flags win over the file. Relative paths, also those in the file, begin at the working directory.
 
 A run that was stopped goes on with `finetune train --resume --out DIR`, with the settings it was started with. \
-Only --steps, --epochs, --micro-batch, --valid, --save-every, --eval-every, --backend and --plugins may then be \
-others.
+Only --steps, --epochs, --micro-batch, --valid, --save-every, --eval-every, --backend, --plugins, --reserve, \
+--verify and --strict may then be others.
+
+If a back end crashes, hangs, fails or loses its device, the run goes on after the last step whose outcome was kept, \
+once more on the same back end, then on the next in rank, also where --backend named the first; where memory runs out, \
+first with a smaller --micro-batch. Each time a line and an event say so. Precision and data stay what they were. \
+--strict ends the run instead.
+
+Exit codes: 0 the run is complete; 1 it could not begin or go on; 2 the command line is wrong; 3 the back end failed, \
+and --strict keeps from going on another way; 130 it was interrupted, and was saved.
 
 The run folder holds config.toml (the settings), metrics.jsonl (the events that --json prints), checkpoints/step-N \
 (the latest two: what PEFT or transformers loads, with the optimizer's state beside it) and, at the end, adapter (a \
@@ -117,6 +129,21 @@ pub struct TrainArgs {
     /// Print events on standard output, one JSON object a line
     #[arg(long, help_heading = heading::RUNNING)]
     pub json: bool,
+    /// Seconds without a sign of life after which a step counts as hung; never less than 20 of the longest steps
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, help_heading = heading::RUNNING)]
+    pub step_timeout: Duration,
+    /// Seconds that loading, compiling or the first run of a program may take without a sign of life
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds,
+        help_heading = heading::RUNNING)]
+    pub start_timeout: Duration,
+}
+
+/// The hidden subcommand of a worker.
+#[derive(Args, Debug)]
+pub struct WorkerArgs {
+    /// Its log may have colors
+    #[arg(long)]
+    pub color: bool,
 }
 
 /// `finetune eval`.
@@ -344,7 +371,7 @@ mod tests {
              --adapter a --batch 16 --micro-batch 2 --seq-len 64 --steps 7 --lr 3e-3 --schedule cosine --warmup 5 \
              --weight-decay 0.01 --beta1 0.8 --beta2 0.99 --eps 1e-7 --clip 0 --seed 9 --no-shuffle \
              --precision bf16 --backend cpu:0 --plugins p --plugins q --save-every 10 --eval-every 20 --resume \
-             --config c.toml --json",
+             --config c.toml --json --reserve 2GiB --verify --strict --step-timeout 5 --start-timeout 9",
         );
         let s = args.settings;
         assert_eq!((args.resume, args.json, args.config), (true, true, Some("c.toml".into())));
@@ -360,6 +387,11 @@ mod tests {
         assert_eq!((s.precision, s.backend.as_deref()), (Some(PrecisionChoice::Bf16), Some("cpu:0")));
         assert_eq!(s.plugins, [PathBuf::from("p"), "q".into()]);
         assert_eq!((s.save_every, s.eval_every), (Some(10), Some(20)));
+        assert_eq!(
+            (s.reserve.map(|size| size.bytes()), s.verify, s.strict),
+            (Some(2 << 30), Some(true), Some(true))
+        );
+        assert_eq!((args.step_timeout.as_secs(), args.start_timeout.as_secs()), (5, 9));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::plugins::{Catalog, Choice, Folders, Job, MEASURE_TIMEOUT, PROBE_TIMEOUT, Prober};
+use crate::plugins::{Catalog, Choice, Folders, Job, MEASURE_TIMEOUT, PROBE_TIMEOUT, PluginError, Prober};
 use crate::precision::Precision;
 use crate::train::{Backend, Demand, PrecisionChoice, Settings};
 
@@ -36,10 +36,10 @@ pub fn prober() -> anyhow::Result<Prober> {
 /// A folder cannot be read, or there is no such device.
 pub fn open(settings: &Settings, screen: &Screen) -> anyhow::Result<Backend> {
     let choices = choices(settings, screen)?;
-    open_choice(choices.first().context("there is a first choice")?)
+    Ok(open_choice(choices.first().context("there is a first choice")?)?)
 }
 
-/// The devices that `settings` may mean, best first: looks for plugins, tells of each, and measures where there is
+/// All devices, those that `settings` may mean first, best first: looks for plugins, tells of each, and measures where there is
 /// something to choose.
 ///
 /// # Errors
@@ -93,13 +93,14 @@ fn foresee(catalog: &mut Catalog, job: &Job, settings: &Settings) {
 ///
 /// # Errors
 /// The plugin's file has changed, or the plugin cannot open its device.
-pub fn open_choice(choice: &Choice) -> anyhow::Result<Backend> {
+pub fn open_choice(choice: &Choice) -> Result<Backend, PluginError> {
     Ok(Backend {
         device: choice.open(&serde_json::Map::new())?,
         name: choice.manifest.name.clone(),
         device_name: printable(&choice.device.name),
         kind: choice.device.kind.clone(),
         dtypes: choice.device.dtypes.clone(),
+        unified: choice.device.unified,
     })
 }
 

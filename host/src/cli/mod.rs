@@ -24,20 +24,27 @@ use display::Screen;
 
 /// The exit status of a command that was used wrongly, as clap has it too.
 const USAGE: u8 = 2;
+/// The exit status of a run whose back end failed and that may not go on another way.
+#[cfg(unix)]
+const STRICT: u8 = 3;
 
 /// Does what the process's arguments ask for.
 ///
-/// The exit status is 0 if it was done, 1 if it could not be, 2 if the command line is wrong, 130 if it was
-/// interrupted and saved what it had.
+/// The exit status is 0 if it was done, 1 if it could not be, 2 if the command line is wrong, 3 if the back end failed
+/// and `--strict` keeps from going on another way, 130 if it was interrupted and saved what it had.
 pub fn main() -> ExitCode {
     let cli = parse();
     backend::set_timeouts(cli.probe_timeout, cli.measure_timeout);
+    #[cfg(unix)]
+    if let Command::Worker(args) = &cli.command {
+        return worker(args.color, cli.verbose);
+    }
     let screen = Screen::stderr();
     if let Err(error) = log(cli.verbose, &screen) {
         return fail(&error, &screen);
     }
     let done = match cli.command {
-        Command::Train(args) => train::run(*args, &screen),
+        Command::Train(args) => train::run(*args, cli.verbose, &screen),
         Command::Eval(args) => eval::run(args, &screen).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(args, &screen).map(|()| ExitCode::SUCCESS),
         Command::Report(args) => report::run(&args, &screen).map(|()| ExitCode::SUCCESS),
@@ -49,6 +56,8 @@ pub fn main() -> ExitCode {
         },
         #[cfg(unix)]
         Command::Child => child(),
+        #[cfg(unix)]
+        Command::Worker(_) => unreachable!("a worker has its own way"),
     };
     done.unwrap_or_else(|error| fail(&error, &screen))
 }
@@ -77,8 +86,37 @@ fn child() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The process that trains, under the one that watches.
+#[cfg(unix)]
+fn worker(color: bool, verbose: u8) -> ExitCode {
+    use crate::train::supervise::{Channel, serve};
+    let channel = match Channel::take() {
+        Ok(channel) => channel,
+        Err(error) => return fail(&not_a_command(error), &Screen::stderr()),
+    };
+    let screen = Screen::relayed(channel.clone(), color);
+    let served = log(verbose, &screen).and_then(|()| {
+        // The supervisor hears of Ctrl-C too, and says what is to be done.
+        ctrlc::set_handler(|| {})?;
+        serve(&channel, backend::open_choice).map_err(not_a_command)
+    });
+    match served {
+        Ok(never) => match never {},
+        Err(error) => fail(&error, &Screen::stderr()),
+    }
+}
+
+#[cfg(unix)]
+fn not_a_command(error: std::io::Error) -> anyhow::Error {
+    anyhow::Error::from(error).context("this command is what `finetune train` starts by itself")
+}
+
 fn fail(error: &anyhow::Error, screen: &Screen) -> ExitCode {
     screen.line(&format!("{} {}", screen.error("error:"), output::sentence(error)));
+    #[cfg(unix)]
+    if let Some(crate::train::supervise::SuperviseError::Strict(_)) = error.downcast_ref() {
+        return STRICT.into();
+    }
     match error.downcast_ref::<ConfigError>() {
         Some(ConfigError::Missing { .. }) => USAGE.into(),
         _ => ExitCode::FAILURE,

@@ -101,6 +101,8 @@ mod tests {
     use anyhow::{Context, anyhow};
     use serde_json::json;
 
+    use crate::train::Cause;
+
     use super::*;
 
     fn lines(events: &[Event]) -> Vec<serde_json::Value> {
@@ -139,6 +141,15 @@ mod tests {
             Event::Eval { step: 1, loss: 1.25, tokens: 6 },
             Event::Saved { step: 1, path: "out/adapter".into() },
             Event::Warning { message: "w".into() },
+            Event::Fallback {
+                step: 1,
+                cause: Cause::OutOfMemory,
+                backend: "a:0".into(),
+                next: Some("b:0".into()),
+                micro_batch: 2,
+                message: "m".into(),
+            },
+            Event::Memory { available_bytes: 1, swap_bytes: 2, worker_bytes: 3, message: "s".into() },
             Event::End { steps: 1, loss: 1.5, seconds: 0.75 },
         ]);
         let expected = json!([
@@ -149,6 +160,9 @@ mod tests {
             {"event": "eval", "step": 1, "loss": 1.25, "tokens": 6},
             {"event": "saved", "step": 1, "path": "out/adapter"},
             {"event": "warning", "message": "w"},
+            {"event": "fallback", "step": 1, "cause": "out-of-memory", "backend": "a:0", "next": "b:0",
+             "micro_batch": 2, "message": "m"},
+            {"event": "memory", "available_bytes": 1, "swap_bytes": 2, "worker_bytes": 3, "message": "s"},
             {"event": "end", "steps": 1, "loss": 1.5, "seconds": 0.75},
         ]);
         assert_eq!(serde_json::Value::Array(shown), expected);

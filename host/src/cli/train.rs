@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::plugins::Choice;
 use crate::train::config::complete::SEQ_LEN;
-use crate::train::{Event, Method, Observer, RunConfig, RunFolder, Settings, StopFlag, TrainRequest, train};
+use crate::train::{Event, Method, Observer, RunConfig, RunFolder, Settings, StopFlag};
 
 use super::args::TrainArgs;
 use super::display::{About, Human, Screen};
@@ -19,17 +21,16 @@ use super::output::{JsonEvents, Output};
 ///
 /// # Errors
 /// What keeps the run from beginning or going on.
-pub fn run(args: TrainArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+pub fn run(args: TrainArgs, verbose: u8, screen: &Screen) -> anyhow::Result<ExitCode> {
     let resume = args.resume;
     let out = args.out.clone();
     let json = args.json.then(|| JsonEvents::new(Output::stdout()));
-    let settings = settings(args)?;
-    let config = settings.clone().resolve(out)?;
+    let patience = (args.step_timeout, args.start_timeout);
+    let given = settings(args)?;
+    let config = given.clone().resolve(out)?;
     // As it is kept, a path must mean the same from wherever the run goes on.
-    let request = TrainRequest { config, settings: settings.complete().absolute()?, resume };
-    let config = &request.config;
-    let backend = super::backend::open(&request.settings, screen)?;
-
+    let kept = given.clone().complete().absolute()?;
+    let choices = super::backend::choices(&kept, screen)?;
     let stop = StopFlag::new();
     interrupt::install(
         &stop,
@@ -37,19 +38,64 @@ pub fn run(args: TrainArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
         "stopping after this step and saving; again to stop at once, without saving",
     )?;
     let before = if resume { first_loss(&config.out) } else { None };
-    let mut both = Both { human: Human::new(screen.clone(), About::run(config), before), json };
-    let summary = train(&request, backend, &stop, &mut both)?;
-
-    if summary.stopped {
+    let mut both = Both { human: Human::new(screen.clone(), About::run(&config), before), json };
+    let run = Trained { config: &config, given, kept, resume, choices, patience, verbose };
+    let stopped = run.train(&stop, &mut both, screen)?;
+    if stopped {
         both.human.end(None, &format!("finetune train --resume --out {}", quoted(&config.out)));
     } else {
-        both.human.end(summary.path.as_deref(), &evaluation(config, &request.settings));
+        both.human.end(Some(&config.result()), &evaluation(&config, &run.kept));
     }
     if let Some(error) = both.json.and_then(JsonEvents::error) {
         return Err(error)
             .context("the run is complete, but its events could not be written to standard output");
     }
-    Ok(if summary.stopped { interrupt::INTERRUPTED.into() } else { ExitCode::SUCCESS })
+    Ok(if stopped { interrupt::INTERRUPTED.into() } else { ExitCode::SUCCESS })
+}
+
+/// What is to be trained, and on what.
+struct Trained<'a> {
+    config: &'a RunConfig,
+    given: Settings,
+    kept: Settings,
+    resume: bool,
+    choices: Vec<Choice>,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no workers"))]
+    patience: (Duration, Duration),
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no workers"))]
+    verbose: u8,
+}
+
+impl Trained<'_> {
+    /// Trains in processes of their own; true if it was asked to stop.
+    #[cfg(unix)]
+    fn train(&self, stop: &StopFlag, observer: &mut dyn Observer, screen: &Screen) -> anyhow::Result<bool> {
+        use crate::train::supervise::{self, Job, Patience, supervise};
+        let mut arguments = vec![supervise::SUBCOMMAND.to_owned()];
+        arguments.extend((0..self.verbose).map(|_| "-v".to_owned()));
+        arguments.extend(screen.color().then(|| "--color".to_owned()));
+        let job = Job {
+            config: self.config,
+            given: self.given.clone(),
+            kept: self.kept.clone(),
+            resume: self.resume,
+            choices: self.choices.clone(),
+            patience: Patience { step: self.patience.0, start: self.patience.1 },
+            program: std::env::current_exe().context("this program does not know its own file")?,
+            arguments,
+        };
+        let shown = screen.clone();
+        Ok(supervise(&job, stop, observer, move |text| shown.line(text))?.stopped)
+    }
+
+    /// Without sockets to inherit, the host trains where it runs; true if it was asked to stop.
+    #[cfg(not(unix))]
+    fn train(&self, stop: &StopFlag, observer: &mut dyn Observer, _: &Screen) -> anyhow::Result<bool> {
+        let backend = super::backend::open_choice(self.choices.first().context("there is a first choice")?)?;
+        let (config, settings) = (self.config.clone(), self.kept.clone());
+        let request = crate::train::TrainRequest { config, settings, resume: self.resume };
+        Ok(crate::train::train(&request, backend, stop, observer)?.stopped)
+    }
 }
 
 /// The settings of the command line over those of its file, or over those that the run was started with.
@@ -59,7 +105,7 @@ fn settings(args: TrainArgs) -> anyhow::Result<Settings> {
     if !args.resume {
         return Ok(given);
     }
-    if !RunFolder::is_run(&args.out) {
+    if !RunFolder::can_resume(&args.out) {
         anyhow::bail!(
             "there is no run in {} that could go on (it has no config.toml); leave --resume out to begin one",
             args.out.display()
@@ -134,6 +180,13 @@ impl Observer for Both {
             json.event(event);
         }
         self.human.event(event);
+    }
+
+    fn last(&mut self, event: &Event) {
+        if let Some(json) = &mut self.json {
+            json.last(event);
+        }
+        self.human.last(event);
     }
 
     fn progress(&mut self, what: &str, done: u64, total: u64) {

@@ -13,6 +13,7 @@ mod init;
 mod llama;
 mod mistral;
 mod rope;
+mod small;
 
 use finetune_plugin_api::program::ValueId;
 
@@ -20,6 +21,7 @@ pub use cache::{Extension, LOGITS, extend_program, grow_program};
 pub use config::Config;
 pub use forward::{BatchInputs, CacheInputs, Forward, ForwardOptions, LossProgram, input, loss_program};
 pub use init::{Init, fill};
+pub use small::small_config;
 
 /// What is wrong with a model's config, or asked of a model that it has not.
 #[derive(Debug, thiserror::Error)]

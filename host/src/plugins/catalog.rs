@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cache::{self, Cache, Measured, Speed, Stamp};
 use super::device::Device;
@@ -30,7 +30,7 @@ pub struct Catalog {
 }
 
 /// A device that was chosen.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// The plugin's file.
     pub path: PathBuf,
@@ -148,16 +148,17 @@ impl Catalog {
         Ok(Choice { path: row.path, manifest, device: device.device, sha256: row.sha256, cache })
     }
 
-    /// All devices that `backend` may mean, by rank: what to use, and what to turn to if it fails.
+    /// All devices, those that `backend` may mean first, by rank: what to use, and what to turn to if it fails.
     ///
     /// # Errors
     /// As [`Catalog::choose`].
     pub fn choices(&self, backend: &str) -> Result<Vec<Choice>, PluginError> {
         let first = self.choose(backend)?;
         let rows =
-            self.of_backend(backend).flat_map(|row| row.devices.iter().map(move |device| (row, device)));
+            self.of_backend("auto").flat_map(|row| row.devices.iter().map(move |device| (row, device)));
         let mut rows: Vec<(&Row, &DeviceRow)> = rows.collect();
-        rows.sort_by_key(|(_, device)| device.rank);
+        let same = |row: &Row| row.name.as_deref() == Some(&first.manifest.name);
+        rows.sort_by_key(|(row, device)| (backend != "auto" && !same(row), device.rank));
         let choice = |(row, device): (&Row, &DeviceRow)| {
             Some(Choice {
                 path: row.path.clone(),

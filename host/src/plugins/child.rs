@@ -11,17 +11,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::orphans;
+use super::process::{MARK, random, signal_name, sweep};
 
 /// The hidden subcommand by which a child answers (`worker`).
 pub const SUBCOMMAND: &str = "answer-as-plugin-child";
-/// Marks all that a child starts, so that it is found when it has left the group.
-const MARK: &str = "FINETUNE_PLUGIN_CHILD";
 /// The longest answer.
 const MAX_ANSWER: usize = 1 << 20;
 /// What is kept of the child's output.
@@ -224,30 +223,6 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
-/// Ends every process that has the mark in its environment, until there is none: they left the child's group.
-fn sweep(mark: &str) {
-    let entry = format!("{MARK}={mark}");
-    for _ in 0..100 {
-        let mut found = false;
-        let Ok(processes) = std::fs::read_dir("/proc") else { return };
-        for process in processes.flatten() {
-            let Some(pid) =
-                process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
-            else {
-                continue;
-            };
-            let Ok(environment) = std::fs::read(process.path().join("environ")) else { continue };
-            if environment.split(|&byte| byte == 0).any(|variable| variable == entry.as_bytes()) {
-                found |= kill_process(pid, Signal::KILL).is_ok();
-            }
-        }
-        if !found {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// Memory and state of the child.
 struct Watch {
     /// None where the system does not tell of processes.
@@ -341,29 +316,4 @@ fn ending(status: Option<std::process::ExitStatus>) -> String {
         Some((None, Some(signal))) => format!("crashed while it was asked ({})", signal_name(signal)),
         _ => "closed the connection instead of answering".into(),
     }
-}
-
-fn signal_name(signal: i32) -> String {
-    Signal::from_named_raw(signal).map_or_else(
-        || format!("signal {signal}"),
-        |named| match named {
-            Signal::SEGV => "SIGSEGV".into(),
-            Signal::ABORT => "SIGABRT".into(),
-            Signal::BUS => "SIGBUS".into(),
-            Signal::ILL => "SIGILL".into(),
-            Signal::FPE => "SIGFPE".into(),
-            Signal::XCPU => "SIGXCPU: it used up its processor time".into(),
-            Signal::TRAP => "SIGTRAP".into(),
-            Signal::SYS => "SIGSYS".into(),
-            Signal::TERM => "SIGTERM".into(),
-            Signal::PIPE => "SIGPIPE".into(),
-            _ => format!("signal {signal}"),
-        },
-    )
-}
-
-/// 128 bits that nobody guesses.
-fn random() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1))
 }

@@ -23,6 +23,8 @@ mod needs;
 mod orphans;
 pub mod probe;
 mod prober;
+#[cfg(unix)]
+pub(crate) mod process;
 mod rank;
 mod row;
 mod trust;

@@ -14,10 +14,15 @@ use super::error::TrainError;
 use super::eval::Chat;
 use super::event::{Event, Observer};
 use super::folder::RunFolder;
+use super::memory;
+use super::oversight::{Oversight, Sign};
 use super::plan::{Lengths, planned_peak};
 use super::run::{Run, TrainRequest};
 use super::session::{Backend, Purpose, Session};
+use super::snapshot::Snapshots;
 use super::source::{AdapterSource, LoraSettings, Source};
+use super::steps::Pace;
+use super::verify::verify;
 
 impl<'a> Run<'a> {
     /// Opens everything that the run needs, and puts it on the device.
@@ -25,8 +30,11 @@ impl<'a> Run<'a> {
         request: &'a TrainRequest,
         backend: Backend,
         observer: &'a mut dyn Observer,
+        mut oversight: Oversight,
     ) -> Result<Run<'a>, TrainError> {
         let config = &request.config;
+        // A process before this one may have died before it was a run.
+        let resume = request.resume || (oversight.again && RunFolder::is_run(&config.out));
         let precision = backend.precision(config.precision)?;
         let source = Source::open(&config.model, config.seed)?;
         source.check_length(config.seq_len)?;
@@ -37,26 +45,36 @@ impl<'a> Run<'a> {
         let tokenizer = Tokenizer::from_model(&config.model)?;
         let mut chat = Chat::new(config.chat_template.as_deref(), &config.model)?;
         let mut open = |path: &Path| chat.open(path, &tokenizer, config.seq_len);
-        let loader = Loader::new(Arc::new(open(&config.data)?), loader_options(config))?;
+        let mut loader = Loader::new(Arc::new(open(&config.data)?), loader_options(config))?;
         let valid = config.valid.as_deref().map(open).transpose()?;
         let steps = match config.length {
             Length::Steps(steps) => steps,
             Length::Epochs(_) => loader.steps().unwrap_or(u64::MAX),
         };
         let mut session = Session::new(backend, source, adapter, precision, config.method == Method::Full)?;
+        session.pulse = oversight.pulse.clone();
         let adamw = adamw(config);
-        let lengths = Lengths {
-            training: loader.lengths(steps)?,
-            held_out: valid
-                .as_ref()
-                .map_or(Ok(Vec::new()), |valid| EvalBatches::lengths(valid, loader.rows()))?,
-        };
-        let planned = planned_peak(&mut session, &adamw, loader.rows(), &lengths)?;
-        check_fits(&session, planned)?;
-        let folder = match request.resume {
+        let fits = fit(&mut session, &mut loader, config, |session, loader| {
+            let lengths = Lengths {
+                training: loader.lengths(steps)?,
+                held_out: valid
+                    .as_ref()
+                    .map_or(Ok(Vec::new()), |valid| EvalBatches::lengths(valid, loader.rows()))?,
+            };
+            planned_peak(session, &adamw, loader.rows(), &lengths)
+        })?;
+        if config.verify {
+            verify(&session, config)?;
+        }
+        let mut folder = match resume {
             true => RunFolder::resume(&config.out, &request.settings)?,
             false => RunFolder::create(&config.out, &request.settings)?,
         };
+        for event in std::mem::take(&mut oversight.history) {
+            folder.record(&event)?;
+        }
+        oversight.pulse.give(Sign::Recorded);
+        let snapshots = oversight.snapshots.take().map(|file| Snapshots::new(file, &session));
         // Rows without conversations do not depend on it.
         let fingerprint =
             chat.template.as_ref().filter(|_| loader.dataset().has_chat()).map(ChatTemplate::fingerprint);
@@ -66,20 +84,23 @@ impl<'a> Run<'a> {
             loader,
             valid,
             adamw,
-            planned,
+            planned: fits.planned,
             schedule: Schedule { kind: config.schedule, peak: config.lr, warmup: config.warmup, steps },
             steps,
             done: 0,
             loss: f64::NAN,
             in_flight: None,
+            pace: Pace::default(),
             saved: None,
-            notes: Vec::new(),
+            notes: fits.notes,
+            snapshots,
+            oversight,
             data: Fingerprint { template: fingerprint, ..Fingerprint::of(&config.data)? },
             model: checkpoint::fingerprints(&session)?,
             session,
             observer,
         };
-        run.load(request.resume)?;
+        run.load(resume)?;
         Ok(run)
     }
 
@@ -104,6 +125,7 @@ impl<'a> Run<'a> {
         }
         self.note_cut_examples();
         let observer = &mut *self.observer;
+        self.session.pulse.give(Sign::Loading);
         self.session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
         for tensor in self.session.trained().to_vec() {
             let ty = TensorType::new(DType::F32, &tensor.shape);
@@ -150,7 +172,30 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Takes up the latest state that there is: a snapshot of a process that died just now, or a checkpoint.
     fn restore(&mut self) -> Result<(), TrainError> {
+        let snapshot = self.snapshots.as_mut().and_then(Snapshots::find);
+        let snapshot = snapshot.filter(|_| self.oversight.again);
+        if let Some(found) = &snapshot {
+            self.check_same(&found.state)?;
+        }
+        let kept = snapshot.as_ref().map(|found| found.state.step);
+        if self.restore_checkpoint(kept)? {
+            return Ok(());
+        }
+        if let (Some(snapshots), Some(found)) = (&mut self.snapshots, &snapshot) {
+            snapshots.restore(&self.session, found)?;
+            (self.done, self.loss) = (found.state.step, found.state.loss);
+            tracing::info!("going on from the state after step {} that was kept", self.done);
+            return self.folder.forget_after(self.done);
+        }
+        self.notes.push("the run has no usable checkpoint; it begins anew".into());
+        self.folder.forget_after(0)
+    }
+
+    /// Takes up the latest checkpoint that can be used, if it is not from before the step `kept`; whether there was
+    /// one. The one before `kept` is what there is to fall back on by hand.
+    fn restore_checkpoint(&mut self, kept: Option<u64>) -> Result<bool, TrainError> {
         for step in self.folder.checkpoints()? {
             let path = self.folder.checkpoint(step);
             let state = match checkpoint::check(&path) {
@@ -161,6 +206,10 @@ impl<'a> Run<'a> {
                 }
             };
             self.check_same(&state)?;
+            if kept.is_some_and(|kept| kept > state.step) {
+                self.saved = Some(path);
+                return Ok(false);
+            }
             if state.step > self.steps {
                 return Err(TrainError::Settings(format!(
                     "the run has taken {} steps already, and {} are asked for; ask for more to go on, or begin a new \
@@ -170,10 +219,10 @@ impl<'a> Run<'a> {
             }
             checkpoint::restore(&self.session, &path)?;
             (self.done, self.loss, self.saved) = (state.step, state.loss, Some(path));
-            return self.folder.forget_after(state.step);
+            self.folder.forget_after(state.step)?;
+            return Ok(true);
         }
-        self.notes.push("the run has no usable checkpoint; it begins anew".into());
-        self.folder.forget_after(0)
+        Ok(false)
     }
 
     fn check_same(&self, state: &State) -> Result<(), TrainError> {
@@ -223,21 +272,41 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A run that needs more than the device has is not begun: some systems would end the process in the middle of it.
-fn check_fits(session: &Session, planned: u64) -> Result<(), TrainError> {
-    let total = session.backend.device.memory()?.total;
-    // A device that does not know its memory says 0.
-    if total == 0 || planned <= total {
-        return Ok(());
+/// What a run will need.
+struct Fits {
+    planned: u64,
+    notes: Vec<String>,
+}
+
+/// A run that needs more than there is is not begun: some systems would end the process in the middle of it. With
+/// fewer examples at once it needs less, and its steps stay the same.
+fn fit(
+    session: &mut Session,
+    loader: &mut Loader,
+    config: &RunConfig,
+    plan: impl Fn(&mut Session, &Loader) -> Result<u64, TrainError>,
+) -> Result<Fits, TrainError> {
+    let room = memory::room(session, config.reserve)?;
+    let asked = loader.rows();
+    let mut notes = Vec::new();
+    let wanted = plan(session, loader)?;
+    let mut planned = wanted;
+    while let Some(room) = room.as_ref().filter(|room| planned > room.bytes) {
+        if config.strict || loader.rows() == 1 {
+            return Err(TrainError::DoesNotFit(room.refusal(planned, &session.backend.device_name)));
+        }
+        *loader = loader.with_micro_batch(loader.rows().div_ceil(2))?;
+        session.forget_kept();
+        planned = plan(session, loader)?;
     }
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    Err(TrainError::Settings(format!(
-        "the run would need up to {:.1} GiB, and {} has {:.1} GiB; a smaller --micro-batch or --seq-len, or --method \
-         lora with a small --rank, needs less",
-        gib(planned),
-        session.backend.device_name,
-        gib(total)
-    )))
+    if let Some(room) = room.filter(|_| loader.rows() < asked) {
+        notes.push(format!(
+            "{}; {} examples are computed at once in place of {asked}, which gives the same steps",
+            room.shortage(wanted, &session.backend.device_name),
+            loader.rows()
+        ));
+    }
+    Ok(Fits { planned, notes })
 }
 
 pub(super) fn lora_settings(config: &RunConfig) -> LoraSettings<'_> {

@@ -9,6 +9,7 @@ pub mod complete;
 mod error;
 mod file;
 mod merge;
+mod size;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::optim::ScheduleKind;
 
 pub use error::ConfigError;
+pub use size::Size;
 
 /// The groups in which help shows the flags.
 pub mod heading {
@@ -184,6 +186,30 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = heading::RUNNING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<u64>,
+    /// Memory left to others, such as 4GiB [default: a quarter, up to 8 GB, where the device shares the machine's]
+    #[arg(long, value_name = "SIZE", help_heading = heading::RUNNING)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Size>,
+    /// Before training, check the back end's numbers against the reference interpreter on a small training step
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "true|false",
+        default_missing_value = "true", help_heading = heading::RUNNING)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<bool>,
+    /// If the back end fails, or the memory is too small, end with exit code 3 and do not go on another way
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "true|false",
+        default_missing_value = "true", help_heading = heading::RUNNING)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+}
+
+impl RunConfig {
+    /// Where the result will be: `adapter`, or `model`, in the run folder.
+    pub fn result(&self) -> PathBuf {
+        self.out.join(match self.method {
+            Method::Lora => "adapter",
+            Method::Full => "model",
+        })
+    }
 }
 
 /// How long a run goes on.
@@ -254,4 +280,10 @@ pub struct RunConfig {
     pub save_every: u64,
     /// Steps between evaluations, 0 for none on the way.
     pub eval_every: u64,
+    /// Bytes of memory that are left to others, if it was said.
+    pub reserve: Option<u64>,
+    /// Whether the back end's numbers are checked before training.
+    pub verify: bool,
+    /// Whether nothing may be done otherwise than asked.
+    pub strict: bool,
 }

@@ -72,6 +72,7 @@ impl<'a> Demand<'a> {
             device_name: String::new(),
             kind: String::new(),
             dtypes: Vec::new(),
+            unified: false,
         };
         let mut session = Session::new(backend, source, adapter, precision, full)?;
         let longest = self.lengths.training.last().copied().unwrap_or(1);

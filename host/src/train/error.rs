@@ -42,6 +42,12 @@ pub enum TrainError {
     /// Settings that do not fit each other, the model or the device.
     #[error("{0}")]
     Settings(String),
+    /// The run needs more memory than there is.
+    #[error("{0}")]
+    DoesNotFit(String),
+    /// The back end computes something else than it should.
+    #[error("{0}")]
+    WrongNumbers(String),
     /// A file or folder of the run: its run folder, checkpoints, data, model or adapter.
     #[error("{}: {problem}", path.display())]
     File {

@@ -5,10 +5,11 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::weights::atomic;
 
-use super::config::{Method, Settings};
+use super::config::Settings;
 use super::error::TrainError;
 use super::event::Event;
 
@@ -18,6 +19,8 @@ const CONFIG: &str = "config.toml";
 const TWIN: &str = ".config.toml";
 /// Held while a process trains in the folder.
 const LOCK: &str = "run.lock";
+/// How long the lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 const METRICS: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 const STEP: &str = "step-";
@@ -61,7 +64,7 @@ impl RunFolder {
 
     /// Opens the folder of a run that is to go on. Its settings stay what they were until [`RunFolder::begin`].
     pub fn resume(path: &Path, settings: &Settings) -> Result<RunFolder, TrainError> {
-        if !RunFolder::is_run(path) {
+        if !RunFolder::can_resume(path) {
             return Err(TrainError::folder(
                 path,
                 "there is no run in this folder that could be resumed; leave --resume out to begin one",
@@ -72,6 +75,11 @@ impl RunFolder {
         let settings = Some(settings.to_toml()?);
         let metrics = open_metrics(path)?;
         Ok(RunFolder { path: path.into(), metrics, settings, _lock: lock })
+    }
+
+    /// Whether there is a run in a folder that has taken a step.
+    pub fn is_run(path: &Path) -> bool {
+        path.join(CONFIG).exists()
     }
 
     /// Keeps the settings: the run has shown that it works with them. Does nothing the second time.
@@ -139,19 +147,11 @@ impl RunFolder {
         }
         Ok(())
     }
-
-    /// Where the result will be: `adapter`, or `model`.
-    pub fn result(&self, method: Method) -> PathBuf {
-        self.path.join(match method {
-            Method::Lora => "adapter",
-            Method::Full => "model",
-        })
-    }
 }
 
 impl RunFolder {
-    /// Whether there is a run in the folder, be it one that died before its first step.
-    pub fn is_run(path: &Path) -> bool {
+    /// Whether there is a run in a folder that can go on, be it one that died before its first step.
+    pub fn can_resume(path: &Path) -> bool {
         [CONFIG, TWIN].iter().any(|name| path.join(name).is_file())
     }
 
@@ -214,7 +214,14 @@ fn lock(path: &Path) -> Result<File, TrainError> {
     let file = path.join(LOCK);
     let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
     let lock = lock.map_err(TrainError::io("write", &file))?;
-    match lock.try_lock() {
+    // A worker whose supervisor was killed just now is about to go.
+    let begun = Instant::now();
+    let mut locked = lock.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && begun.elapsed() < PATIENCE {
+        std::thread::sleep(PATIENCE / 100);
+        locked = lock.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(TrainError::folder(
             path,
@@ -254,6 +261,6 @@ fn event_step(event: &Event) -> Option<u64> {
     match event {
         Event::Step { step, .. } | Event::Eval { step, .. } | Event::Saved { step, .. } => Some(*step),
         Event::End { steps, .. } => Some(*steps),
-        Event::Start { .. } | Event::Warning { .. } => None,
+        Event::Start { .. } | Event::Warning { .. } | Event::Fallback { .. } | Event::Memory { .. } => None,
     }
 }

@@ -8,6 +8,7 @@ use crate::models::input;
 use crate::optim::{AdamW, accumulate, apply_program};
 
 use super::error::TrainError;
+use super::oversight::Sign;
 use super::session::{Purpose, Session};
 
 impl Session {
@@ -58,6 +59,7 @@ impl Session {
             self.compile(purpose.clone(), &program)?;
         }
         let outputs = self.run(&purpose, &batch_inputs(batch, &[0, 0], &0))?;
+        self.pulse.give(Sign::Stepping);
         Ok(f64::from(outputs.get(LOSS_SUM).copied().unwrap_or(f32::NAN)))
     }
 }
@@ -65,11 +67,15 @@ impl Session {
 /// The output of the evaluation program.
 const LOSS_SUM: &str = "loss_sum";
 
-fn seed_words(seed: u64) -> [u32; 2] {
+pub(super) fn seed_words(seed: u64) -> [u32; 2] {
     [seed as u32, (seed >> 32) as u32]
 }
 
-fn batch_inputs<'a>(batch: &'a Batch, seed: &'a [u32; 2], step: &'a u32) -> [(&'static str, &'a [u8]); 8] {
+pub(super) fn batch_inputs<'a>(
+    batch: &'a Batch,
+    seed: &'a [u32; 2],
+    step: &'a u32,
+) -> [(&'static str, &'a [u8]); 8] {
     [
         (input::TOKENS, bytemuck::cast_slice(&batch.tokens)),
         (input::TARGETS, bytemuck::cast_slice(&batch.targets)),

@@ -13,8 +13,10 @@ use super::error::TrainError;
 use super::eval::mean_loss;
 use super::event::{Event, Observer};
 use super::folder::RunFolder;
+use super::oversight::{Oversight, Sign};
 use super::session::{Backend, Session};
-use super::steps::InFlight;
+use super::snapshot::Snapshots;
+use super::steps::{InFlight, Pace};
 use super::stop::StopFlag;
 
 /// Checkpoints that are kept: should the latest be damaged, there is one before it.
@@ -50,7 +52,7 @@ pub fn train(
     stop: &StopFlag,
     observer: &mut dyn Observer,
 ) -> Result<Summary, TrainError> {
-    let mut run = Run::prepare(request, backend, observer)?;
+    let mut run = Run::prepare(request, backend, observer, Oversight::default())?;
     run.go(stop)
 }
 
@@ -70,16 +72,20 @@ pub(super) struct Run<'a> {
     pub(super) loss: f64,
     /// The step that the device was given after those done.
     pub(super) in_flight: Option<InFlight>,
+    pub(super) pace: Pace,
     pub(super) saved: Option<PathBuf>,
     pub(super) data: Fingerprint,
     pub(super) model: BTreeMap<String, Fingerprint>,
     /// What a person should know of the run's beginning; told when it starts.
     pub(super) notes: Vec<String>,
+    /// Where the trained state is kept for another process, if there is a place.
+    pub(super) snapshots: Option<Snapshots>,
+    pub(super) oversight: Oversight,
     pub(super) observer: &'a mut dyn Observer,
 }
 
 impl Run<'_> {
-    fn go(&mut self, stop: &StopFlag) -> Result<Summary, TrainError> {
+    pub(super) fn go(&mut self, stop: &StopFlag) -> Result<Summary, TrainError> {
         let begun = Instant::now();
         self.tell_start()?;
         if self.done == 0 {
@@ -99,6 +105,7 @@ impl Run<'_> {
         let observer = &mut *self.observer;
         let rows = self.loader.rows();
         let mut progress = |done, total| observer.progress("evaluating", done, total);
+        self.session.pulse.give(Sign::Stepping);
         let (loss, tokens) = mean_loss(&mut self.session, valid, rows, &mut progress)?;
         self.tell(Event::Eval { step: self.done, loss, tokens })
     }
@@ -111,23 +118,31 @@ impl Run<'_> {
         }
     }
 
+    pub(super) fn state(&self) -> State {
+        State::new((self.done, self.loss), self.session.precision, &self.data, &self.model)
+    }
+
     pub(super) fn save(&mut self) -> Result<(), TrainError> {
         let path = self.folder.checkpoint(self.done);
-        let state = State::new((self.done, self.loss), self.session.precision, &self.data, &self.model);
+        let state = self.state();
         self.folder.sync()?;
+        self.session.pulse.give(Sign::Saving);
         checkpoint::save(&self.session, &path, state)?;
         self.folder.prune(self.done, KEPT_CHECKPOINTS)?;
         self.saved = Some(path.clone());
+        self.session.pulse.give(Sign::Stepping);
         self.tell(Event::Saved { step: self.done, path })
     }
 
     fn finish(&mut self, begun: Instant) -> Result<(), TrainError> {
-        // A run that had reached its end before may have been killed while its result was published.
-        if self.saved.is_none() {
+        // A run that had reached its end before may have been killed while its result was published, or have come
+        // to its last step by a snapshot.
+        if self.saved.as_deref() != Some(&self.folder.checkpoint(self.done)) {
             self.save()?;
         }
         self.evaluate()?;
-        let result = self.folder.result(self.config.method);
+        let result = self.config.result();
+        self.session.pulse.give(Sign::Saving);
         checkpoint::publish(&self.folder.checkpoint(self.done), &result)?;
         self.saved = Some(result.clone());
         self.tell(Event::Saved { step: self.done, path: result })?;
@@ -139,6 +154,9 @@ impl Run<'_> {
     }
 
     pub(super) fn tell(&mut self, event: Event) -> Result<(), TrainError> {
+        for said in self.oversight.records.take() {
+            self.folder.record(&said)?;
+        }
         self.folder.record(&event)?;
         self.observer.event(&event);
         Ok(())

@@ -18,6 +18,7 @@ use crate::weights::{TensorView, WeightDType};
 
 use super::config::PrecisionChoice;
 use super::error::TrainError;
+use super::oversight::{Pulse, Sign};
 use super::source::{AdapterSource, Elements, Source, dtype, weight_dtype};
 
 /// Bytes that are moved to or from a device at once.
@@ -38,6 +39,8 @@ pub struct Backend {
     pub kind: String,
     /// Element types that the device has.
     pub dtypes: Vec<String>,
+    /// Whether its memory is the machine's.
+    pub unified: bool,
 }
 
 impl Backend {
@@ -69,6 +72,10 @@ pub struct Session {
     pub precision: Precision,
     /// Whether the model's own tensors are trained.
     pub full: bool,
+    /// Who hears that it is alive.
+    pub pulse: Pulse,
+    /// Programs that were compiled so far.
+    pub compiled: u64,
     tensors: BTreeMap<String, Buffer>,
     trained: Vec<Trainable>,
     programs: Vec<Entry>,
@@ -151,6 +158,8 @@ impl Session {
             adapter,
             precision,
             full,
+            pulse: Pulse::default(),
+            compiled: 0,
             tensors: BTreeMap::new(),
             trained: Vec::new(),
             programs: Vec::new(),
@@ -307,6 +316,16 @@ impl Session {
         })
     }
 
+    /// Overwrites a part of a tensor, from a byte on.
+    pub fn overwrite(&self, name: &str, offset: usize, bytes: &[u8]) -> Result<(), TrainError> {
+        Ok(self.backend.device.upload(self.tensor(name)?, offset, bytes)?)
+    }
+
+    /// Forgets the programs that were built and not asked for.
+    pub fn forget_kept(&mut self) {
+        self.built.clear();
+    }
+
     /// Keeps a program that was built, until it is asked for.
     pub fn keep(&mut self, purpose: Purpose, program: Program) {
         self.built.push((purpose, program));
@@ -325,6 +344,8 @@ impl Session {
 
     /// Compiles a program for the device and keeps it.
     pub fn compile(&mut self, purpose: Purpose, program: &Program) -> Result<(), TrainError> {
+        self.pulse.give(Sign::Compiling);
+        self.compiled += 1;
         let device = &self.backend.device;
         let begun = Instant::now();
         let compiled = device.compile(program)?;

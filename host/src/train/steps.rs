@@ -4,7 +4,7 @@
 //! over, so that the device has always something to do. Whoever needs the state of a step (a checkpoint, an
 //! evaluation, the end, a stop) gets it read and checked first, as the first step of a process always is.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use finetune_plugin_api::abi::PROPERTY_ASYNCHRONOUS;
 
@@ -13,6 +13,7 @@ use crate::optim;
 
 use super::error::TrainError;
 use super::event::Event;
+use super::oversight::Sign;
 use super::run::Run;
 use super::session::Purpose;
 use super::stop::StopFlag;
@@ -26,6 +27,17 @@ pub(super) struct InFlight {
     outputs: usize,
     /// When it was begun or, if it had to wait for the step before, when that was done.
     since: Instant,
+    /// How long it took to hand over.
+    handed_over: Duration,
+    /// Whether a program ran in it for the first time.
+    new: bool,
+}
+
+/// How long the latest step took, and how long to hand it over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    step: Duration,
+    handed_over: Duration,
 }
 
 impl Run<'_> {
@@ -56,12 +68,16 @@ impl Run<'_> {
             if let Some(done) = done {
                 begun.since = done;
             }
+            if !begun.new {
+                self.session.pulse.give(Sign::Stepping);
+            }
             self.in_flight = Some(begun);
             let stopped = stop.is_set() && step < self.steps;
             let every = |n: u64| n > 0 && step.is_multiple_of(n);
             let evaluates = every(self.config.eval_every) && step < self.steps;
             let saves = stopped || every(self.config.save_every) || step == self.steps;
-            if asynchronous && step > first && !evaluates && !saves {
+            let keeps = asynchronous && self.is_snapshot_due();
+            if asynchronous && step > first && !evaluates && !saves && !keeps {
                 continue;
             }
             self.settle()?;
@@ -75,6 +91,10 @@ impl Run<'_> {
             if stopped {
                 return Ok(true);
             }
+            // Last, so that whoever goes on from it need not do any of this again.
+            if !saves && (keeps || (!asynchronous && self.is_snapshot_due())) {
+                self.take_snapshot(asynchronous)?;
+            }
         }
         self.settle()?;
         Ok(false)
@@ -83,16 +103,22 @@ impl Run<'_> {
     /// Hands a step to the device.
     fn begin(&mut self, step: u64, batches: &[Batch]) -> Result<InFlight, TrainError> {
         let since = Instant::now();
+        let compiled = self.session.compiled;
         let tokens: u64 = batches.iter().map(|batch| batch.target_tokens).sum();
         let lr = self.schedule.lr(step);
         // Rows without targets have no gradient.
         for batch in batches.iter().filter(|batch| batch.target_tokens > 0) {
             self.session.accumulate(batch, self.config.seed, step)?;
+            if self.session.compiled == compiled {
+                self.session.pulse.give(Sign::Stepping);
+            }
         }
         // A batch without targets is applied like any other: the corrections count each step, and so must the
         // moments.
         let outputs = self.apply(step, tokens, lr)?;
-        Ok(InFlight { step, tokens, lr, outputs, since })
+        // Programs are compiled before the first step of a process, too.
+        let new = self.session.compiled != compiled || self.pace.step.is_zero();
+        Ok(InFlight { step, tokens, lr, outputs, since, handed_over: since.elapsed(), new })
     }
 
     fn apply(&mut self, step: u64, tokens: u64, lr: f64) -> Result<usize, TrainError> {
@@ -109,17 +135,45 @@ impl Run<'_> {
         self.session.submit(&Purpose::Apply, &inputs)
     }
 
+    fn is_snapshot_due(&mut self) -> bool {
+        let step = self.pace.step;
+        self.snapshots.as_mut().is_some_and(|snapshots| snapshots.is_due(step))
+    }
+
+    /// Keeps the state for the process that goes on if this one dies. That it cannot be kept does not end the run.
+    fn take_snapshot(&mut self, asynchronous: bool) -> Result<(), TrainError> {
+        let state = self.state();
+        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
+        // A device that works ahead stands idle until it is given the next step.
+        let stall = if asynchronous { self.pace.handed_over } else { Duration::ZERO };
+        match snapshots.take(&self.session, &state, stall) {
+            Ok(()) => self.session.pulse.give(Sign::Kept(self.done)),
+            Err(error @ TrainError::Device(_)) => return Err(error),
+            Err(error) => {
+                self.snapshots = None;
+                self.warn(format!(
+                    "{error}; should the back end fail, the run will go on from its last checkpoint"
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for the step in flight, if there is one, and tells of it.
     fn settle(&mut self) -> Result<(), TrainError> {
         match self.in_flight.take() {
-            Some(step) => self.settle_one(step).map(drop),
+            Some(step) => {
+                self.settle_one(step)?;
+                self.session.pulse.give(Sign::Stepping);
+                Ok(())
+            }
             None => Ok(()),
         }
     }
 
     /// Waits for a step and tells of it; returns when it was done.
     fn settle_one(&mut self, step: InFlight) -> Result<Instant, TrainError> {
-        let InFlight { step, tokens, lr, outputs, since } = step;
+        let InFlight { step, tokens, lr, outputs, since, handed_over, .. } = step;
         let outputs = self.session.outputs(&Purpose::Apply, outputs)?;
         let read = |name: &'static str| {
             let value = outputs.get(name).copied().map_or(f64::NAN, f64::from);
@@ -136,7 +190,8 @@ impl Run<'_> {
                 "step {step}: no example of the batch has a target within --seq-len; its gradient is zero"
             ))?;
         }
-        let step_s = now.duration_since(since).as_secs_f64();
+        self.pace = Pace { step: now.duration_since(since), handed_over };
+        let step_s = self.pace.step.as_secs_f64();
         let memory_bytes = self.session.backend.device.memory()?.peak;
         let tokens_per_s = tokens as f64 / step_s.max(f64::MIN_POSITIVE);
         self.tell(Event::Step { step, loss, lr, grad_norm, tokens, step_s, tokens_per_s, memory_bytes })?;

@@ -264,7 +264,7 @@ impl Observer for Human {
             Event::Saved { step, path } => {
                 self.saved = Some((*step, path.clone()));
             }
-            Event::Warning { message } => {
+            Event::Warning { message } | Event::Fallback { message, .. } | Event::Memory { message, .. } => {
                 self.screen.line(&format!("{} {message}", self.screen.warn("warning:")));
             }
             Event::End { steps, seconds, .. } => {
@@ -273,6 +273,9 @@ impl Observer for Human {
             }
         }
     }
+
+    /// It will be said as the error that it is.
+    fn last(&mut self, _: &Event) {}
 
     fn progress(&mut self, what: &str, done: u64, total: u64) {
         if let Some(bars) = &mut self.bars {

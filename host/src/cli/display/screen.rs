@@ -34,6 +34,11 @@ impl Screen {
         Screen(Arc::new(Inner { bars: None, out: Mutex::new(Box::new(out)), color: false }))
     }
 
+    /// What passes lines on to one who shows them, with colors or without.
+    pub fn relayed(out: impl Write + Send + 'static, color: bool) -> Screen {
+        Screen(Arc::new(Inner { bars: None, out: Mutex::new(Box::new(out)), color }))
+    }
+
     /// The bars, if this is a terminal.
     pub fn bars(&self) -> Option<&MultiProgress> {
         self.0.bars.as_ref()

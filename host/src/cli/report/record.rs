@@ -192,7 +192,7 @@ impl Run {
                 self.note(from, Note::Begun(if from > 0 { format!("went on, on {device}") } else { device }));
             }
             ("saved", step) => self.note(step.unwrap_or(done), Note::Saved(text(line.path))),
-            ("warning", _) => self.note(done, Note::Warning(text(line.message))),
+            ("warning" | "fallback" | "memory", _) => self.note(done, Note::Warning(text(line.message))),
             ("end", _) => {
                 self.ended = true;
                 self.note(line.steps.unwrap_or(done), Note::Ended);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{ConfigError, Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings};
+use super::{ConfigError, Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings, Size};
 
 /// The longest example, in positions, that is trained on where nothing else is said.
 pub const SEQ_LEN: usize = 512;
@@ -50,6 +50,8 @@ impl Settings {
             backend: Some(self.backend.unwrap_or_else(|| "auto".to_owned())),
             save_every: Some(self.save_every.unwrap_or(100)),
             eval_every: Some(self.eval_every.unwrap_or(0)),
+            verify: Some(self.verify.unwrap_or(false)),
+            strict: Some(self.strict.unwrap_or(false)),
             ..self
         }
     }
@@ -99,6 +101,9 @@ impl Settings {
             precision: set(s.precision, "precision")?,
             save_every: set(s.save_every, "save-every")?,
             eval_every: set(s.eval_every, "eval-every")?,
+            reserve: s.reserve.map(Size::bytes),
+            verify: set(s.verify, "verify")?,
+            strict: set(s.strict, "strict")?,
         })
     }
 

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::{ConfigError, Settings};
 
 /// Flags of a command that are no settings of a run.
-const FLAGS_ONLY: [&str; 4] = ["out", "config", "resume", "json"];
+const FLAGS_ONLY: [&str; 6] = ["out", "config", "resume", "json", "step-timeout", "start-timeout"];
 
 impl Settings {
     /// The settings that `text` says, which was read from the file `path`.

@@ -8,8 +8,19 @@ use super::{ConfigError, Settings};
 
 /// What may be another in a resumed run: how long it goes on, how it is computed and recorded, but not what it
 /// learns.
-const MAY_CHANGE: [&str; 8] =
-    ["steps", "epochs", "micro-batch", "valid", "save-every", "eval-every", "backend", "plugins"];
+const MAY_CHANGE: [&str; 11] = [
+    "steps",
+    "epochs",
+    "micro-batch",
+    "valid",
+    "save-every",
+    "eval-every",
+    "backend",
+    "plugins",
+    "reserve",
+    "verify",
+    "strict",
+];
 
 impl Settings {
     /// These settings where they say something, `under` elsewhere. Either length, in steps or in epochs,
@@ -50,12 +61,16 @@ impl Settings {
             plugins: if self.plugins.is_empty() { under.plugins } else { self.plugins },
             save_every: self.save_every.or(under.save_every),
             eval_every: self.eval_every.or(under.eval_every),
+            reserve: self.reserve.or(under.reserve),
+            verify: self.verify.or(under.verify),
+            strict: self.strict.or(under.strict),
         }
     }
 
     /// The settings with which a run goes on that was started with `saved`, which is
     /// [complete](Settings::complete): what these say must agree with it, except length, micro-batch,
-    /// held-out data, records, back end and plugins. Both sides' paths are compared as written, so make them
+    /// held-out data, records, back end, plugins and what is
+    /// done if it fails. Both sides' paths are compared as written, so make them
     /// [absolute](Settings::absolute) first.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ const EVERY: &str = "model = \"m\"\ndata = \"d\"\nvalid = \"v\"\nchat-template =
     targets = \"attention\"\ndropout = 0.1\nadapter = \"a\"\nbatch = 16\nmicro-batch = 2\nseq-len = 64\n\
     steps = 7\nlr = 0.003\nschedule = \"cosine\"\nwarmup = 5\nweight-decay = 0.01\nbeta1 = 0.8\nbeta2 = 0.99\n\
     eps = 0.0000001\nclip = 0.5\nseed = 9\nno-shuffle = true\nprecision = \"bf16\"\nbackend = \"cpu:0\"\n\
-    plugins = [\"p\", \"q\"]\nsave-every = 10\neval-every = 20\n";
+    plugins = [\"p\", \"q\"]\nsave-every = 10\neval-every = 20\nreserve = \"2GiB\"\nverify = true\nstrict = true\n";
 
 /// A run folder's settings are those that the run was started with.
 #[test]
