@@ -184,6 +184,7 @@ fn run<const ASYNCHRONOUS: bool>(out: &Path, stop_at: u64, change: impl Fn(&mut 
         device: Opened::from_object("test", object),
         name: "test".into(),
         device_name: "interpreter".into(),
+        unified: false,
         kind: "cpu".into(),
         dtypes: vec![DType::F32.name().into()],
     };

@@ -283,15 +283,16 @@ fn changes(unbroken: &Unbroken, name: &str) -> usize {
     count
 }
 
-/// Trains in a folder until the fault; what the program said at its end.
-fn until_fault(unbroken: &Unbroken, out: &Path, fault: Fault, at: usize) -> (Option<i32>, String) {
+/// Trains in a folder until the fault; how the program ended, what it said, and how many changes it had come to.
+fn until_fault(unbroken: &Unbroken, out: &Path, fault: Fault, at: usize) -> (Option<i32>, String, usize) {
     let beside = unbroken.out(&format!("{}-beside", out.file_name().unwrap().to_str().unwrap()));
     fs::create_dir_all(&beside).unwrap();
     let mut command = unbroken.train(out);
-    inject(&mut command, fault, at, out, &beside);
+    let log = inject(&mut command, fault, at, out, &beside);
     let events = File::create(out.with_extension("events")).unwrap();
     let output = command.stdout(events).stderr(Stdio::piped()).output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    let reached = fs::read_to_string(log).unwrap_or_default().lines().count();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap(), reached)
 }
 
 /// Does that for each of them, two at a time.
@@ -322,8 +323,9 @@ fn ended_before_any_change_of_a_file_a_run_goes_on() {
         let faults = [Fault::Kill, Fault::Power, Fault::PowerWithoutRenames];
         let out = unbroken.out(&format!("at-{at}"));
         let fault = faults[(at + turn) % 3];
-        let (code, message) = until_fault(&unbroken, &out, fault, at);
-        assert_ne!(code, Some(0), "{fault:?} at {at} ends the program: {message}");
+        let (code, message, reached) = until_fault(&unbroken, &out, fault, at);
+        // Not every run makes all changes: some depend on how fast it is.
+        assert!(code != Some(0) || reached < at, "{fault:?} at {at} ends the program: {message}");
         println!("{fault:?} before change {at} of {count}");
         unbroken.finish(&out, last_step(&out.with_extension("events")));
     });
@@ -341,7 +343,7 @@ fn a_disk_that_fails_costs_a_sentence_and_no_run() {
         let fault = [Fault::Full, Fault::ReadOnly, Fault::Failing][(at + turn) % 3];
         let out = unbroken.out(&format!("at-{at}"));
         println!("{fault:?} from change {at} of {count} on");
-        let (code, message) = until_fault(&unbroken, &out, fault, at);
+        let (code, message, _) = until_fault(&unbroken, &out, fault, at);
         let is_sentence = message.contains("error: ") && message.contains(fault.words());
         assert!(
             code == Some(0) || code == Some(1) && is_sentence && !message.contains("panicked"),

@@ -14,6 +14,8 @@ use crate::{mlx, process, real_model};
 const REAL_MODEL: &str = "real_model";
 /// Tests with this in their name need the MLX plugin.
 const MLX_PLUGIN: &str = "mlx_plugin";
+/// Tests with this in their name change who they are.
+const AS_ROOT: &str = "as_root";
 
 /// Builds, then runs the tests whose name contains one of `filters` (all, if there are none).
 pub fn run(workspace: &Workspace, with_real_model: bool, filters: &[String]) -> Result<ExitCode> {
@@ -85,7 +87,9 @@ impl Tests<'_> {
     fn missing(&self) -> Vec<(&'static str, &'static str)> {
         let model = self.model.is_none().then_some((REAL_MODEL, "--real-model"));
         let mlx = !self.workspace.features.contains(&mlx::FEATURE);
-        model.into_iter().chain(mlx.then_some((MLX_PLUGIN, "the MLX plugin"))).collect()
+        let mlx = mlx.then_some((MLX_PLUGIN, "the MLX plugin"));
+        let root = (!is_root()).then_some((AS_ROOT, "to be run by root"));
+        model.into_iter().chain(mlx).chain(root).collect()
     }
 
     /// The tests that the filters choose and that are marked so.
@@ -113,6 +117,11 @@ impl Tests<'_> {
         names.retain(|name| name.contains(mark));
         Ok(names)
     }
+}
+
+/// Where nobody can say, one is not.
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
 /// What cargo reads, and what the tests' own programs do.

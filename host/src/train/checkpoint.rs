@@ -88,14 +88,19 @@ pub fn save(session: &Session, path: &Path, state: State) -> Result<(), TrainErr
     let json = serde_json::to_vec_pretty(&state)
         .map_err(|error| TrainError::folder(path.join(STATE), format!("cannot be written: {error}")))?;
     fs::write(folder.path().join(STATE), json).map_err(TrainError::io("write", path.join(STATE)))?;
-    let sums = hashes(folder.path())?.into_iter().fold(String::new(), |mut text, (name, hash)| {
-        let _ = writeln!(text, "{hash}  {name}");
-        text
-    });
-    fs::write(folder.path().join(SUMS), sums).map_err(TrainError::io("write", path.join(SUMS)))?;
+    write_sums(folder.path())?;
     folder.commit()?;
     tracing::info!("step {}: the checkpoint {} is written and synced", state.step, path.display());
     Ok(())
+}
+
+/// Lists every file of a folder with its hash.
+fn write_sums(folder: &Path) -> Result<(), TrainError> {
+    let sums = hashes(folder)?.into_iter().fold(String::new(), |mut text, (name, hash)| {
+        let _ = writeln!(text, "{hash}  {name}");
+        text
+    });
+    fs::write(folder.join(SUMS), sums).map_err(TrainError::io("write", folder.join(SUMS)))
 }
 
 fn save_model(session: &Session, path: &Path) -> Result<(), TrainError> {
@@ -245,5 +250,49 @@ fn sha256(path: &Path) -> Result<String, TrainError> {
             0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
             read => hasher.update(&room[..read]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(folder: &Path) {
+        let data = folder.join("adapter_model.safetensors");
+        fs::write(&data, "weights").unwrap();
+        fs::write(folder.join(OPTIMIZER), "moments").unwrap();
+        let data = Fingerprint::of(&data).unwrap();
+        let model = BTreeMap::from([("model.safetensors".to_owned(), data.clone())]);
+        let state = State::new((7, 1.0 / 3.0), Precision::F32, &data, &model);
+        fs::write(folder.join(STATE), serde_json::to_vec_pretty(&state).unwrap()).unwrap();
+        write_sums(folder).unwrap();
+    }
+
+    /// A step, a hash or a fingerprint that is off by a bit would be another run; each file counts, the list as well.
+    #[test]
+    fn every_bit_of_a_checkpoint_is_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoint(folder.path());
+        assert_eq!(check(folder.path()).unwrap().step, 7);
+        for path in files(folder.path()).unwrap() {
+            let good = fs::read(&path).unwrap();
+            for bit in 0..good.len() * 8 {
+                let mut bytes = good.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, bytes).unwrap();
+                let name = path.file_name().unwrap();
+                assert!(check(folder.path()).is_err(), "bit {bit} of {name:?} was not noticed");
+            }
+            for length in 0..good.len() {
+                fs::write(&path, &good[..length]).unwrap();
+                assert!(check(folder.path()).is_err(), "{} cut to {length} bytes", path.display());
+            }
+            fs::remove_file(&path).unwrap();
+            assert!(check(folder.path()).is_err(), "{} is missing", path.display());
+            fs::write(&path, good).unwrap();
+        }
+        // What others have put there is not looked at.
+        fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        check(folder.path()).unwrap();
     }
 }
