@@ -3,7 +3,7 @@
 //! Written aside, synced and renamed. `SHA256SUMS` has the hash of every file, in the form that `sha256sum --check`
 //! reads, and all are checked before any of them is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
@@ -44,6 +44,9 @@ pub struct State {
     pub data: Fingerprint,
     /// The files that the model's frozen tensors come from.
     pub model: BTreeMap<String, Fingerprint>,
+    /// The other files of the checkpoint.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 impl State {
@@ -54,7 +57,15 @@ impl State {
         data: &Fingerprint,
         model: &BTreeMap<String, Fingerprint>,
     ) -> State {
-        State { version: VERSION, step, loss, precision, data: data.clone(), model: model.clone() }
+        State {
+            version: VERSION,
+            step,
+            loss,
+            precision,
+            data: data.clone(),
+            model: model.clone(),
+            files: Vec::new(),
+        }
     }
 }
 
@@ -69,7 +80,7 @@ pub fn fingerprints(session: &Session) -> Result<BTreeMap<String, Fingerprint>, 
 }
 
 /// Writes the checkpoint at `path`: complete or not at all.
-pub fn save(session: &Session, path: &Path, state: State) -> Result<(), TrainError> {
+pub fn save(session: &Session, path: &Path, mut state: State) -> Result<(), TrainError> {
     let folder = AtomicDir::create(path)?;
     match &session.adapter {
         Some(adapter) => {
@@ -85,6 +96,7 @@ pub fn save(session: &Session, path: &Path, state: State) -> Result<(), TrainErr
         None => save_model(session, folder.path())?,
     }
     save_optimizer(session, folder.path())?;
+    state.files = files(folder.path())?.iter().map(|path| file_name(path)).collect();
     let json = serde_json::to_vec_pretty(&state)
         .map_err(|error| TrainError::folder(path.join(STATE), format!("cannot be written: {error}")))?;
     fs::write(folder.path().join(STATE), json).map_err(TrainError::io("write", path.join(STATE)))?;
@@ -138,11 +150,14 @@ fn moments(session: &Session) -> Vec<(String, Vec<usize>)> {
 
 /// Reads and checks the checkpoint at `path`, without touching the device.
 pub fn check(path: &Path) -> Result<State, TrainError> {
-    check_sums(path)?;
+    let listed = check_sums(path)?;
     let file = path.join(STATE);
     let bytes = fs::read(&file).map_err(TrainError::io("read", &file))?;
     let state: State = serde_json::from_slice(&bytes)
         .map_err(|error| TrainError::folder(&file, format!("it is damaged: {error}")))?;
+    if let Some(name) = state.files.iter().find(|name| !listed.contains(*name)) {
+        return Err(TrainError::folder(path.join(SUMS), format!("it is cut off: it does not list {name}")));
+    }
     match state.version == VERSION {
         true => Ok(state),
         false => Err(TrainError::folder(
@@ -152,8 +167,9 @@ pub fn check(path: &Path) -> Result<State, TrainError> {
     }
 }
 
-/// Whether every file is what was written. The list itself is found to be damaged by what it then says of the files.
-fn check_sums(path: &Path) -> Result<(), TrainError> {
+/// Checks that every file is what was written, and gives their names. The list itself is found to be damaged by what it
+/// then says of the files.
+fn check_sums(path: &Path) -> Result<BTreeSet<String>, TrainError> {
     let file = path.join(SUMS);
     let text = fs::read(&file).map_err(TrainError::io("read", &file))?;
     let text = String::from_utf8_lossy(&text);
@@ -162,9 +178,11 @@ fn check_sums(path: &Path) -> Result<(), TrainError> {
     // More may have come to the folder since; what was written has to be there.
     let found = hashes(path)?;
     let damaged = written.iter().find(|(name, hash)| found.get(**name).map(String::as_str) != Some(**hash));
-    let missing = [STATE, OPTIMIZER].into_iter().find(|name| !written.contains_key(name));
+    let missing = (!written.contains_key(STATE)).then_some(STATE);
     match damaged.map(|(name, _)| *name).or(missing) {
-        None if written.len() == text.lines().count() => Ok(()),
+        None if written.len() == text.lines().count() && text.ends_with('\n') => {
+            Ok(written.keys().map(|name| (*name).to_owned()).collect())
+        }
         name => Err(TrainError::folder(
             path.join(name.unwrap_or(SUMS)),
             "it is missing or is not what was written; the checkpoint cannot be used",
@@ -232,14 +250,14 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(files)
 }
 
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// SHA-256 of every file but the list of them, lower-case hexadecimal.
 fn hashes(path: &Path) -> Result<BTreeMap<String, String>, TrainError> {
     let listed = files(path)?.into_iter().filter(|path| path.file_name() != Some(SUMS.as_ref()));
-    let named = listed.map(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((name, sha256(&path)?))
-    });
-    named.collect()
+    listed.map(|path| Ok((file_name(&path), sha256(&path)?))).collect()
 }
 
 fn sha256(path: &Path) -> Result<String, TrainError> {
@@ -263,7 +281,10 @@ mod tests {
         fs::write(folder.join(OPTIMIZER), "moments").unwrap();
         let data = Fingerprint::of(&data).unwrap();
         let model = BTreeMap::from([("model.safetensors".to_owned(), data.clone())]);
-        let state = State::new((7, 1.0 / 3.0), Precision::F32, &data, &model);
+        // Behind the state in the list: the last to be cut off.
+        fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+        let mut state = State::new((7, 1.0 / 3.0), Precision::F32, &data, &model);
+        state.files = files(folder).unwrap().iter().map(|path| file_name(path)).collect();
         fs::write(folder.join(STATE), serde_json::to_vec_pretty(&state).unwrap()).unwrap();
         write_sums(folder).unwrap();
     }
