@@ -1,5 +1,7 @@
 //! What whole-program tests share: the real binary, the real plugins, and reading what it prints.
 
+#[cfg(unix)]
+pub mod failing;
 pub mod faults;
 pub mod loaded;
 pub mod misbehaving;

@@ -8,6 +8,7 @@ use finetune_plugin_api::program::{DType, TensorType};
 use crate::data::{ChatTemplate, EvalBatches, Fingerprint, Loader, LoaderOptions, Tokenizer};
 use crate::optim::{AdamW, Schedule, state};
 
+use super::backend::Backend;
 use super::checkpoint::{self, State};
 use super::config::{Length, Method, RunConfig};
 use super::error::TrainError;
@@ -18,7 +19,7 @@ use super::memory;
 use super::oversight::{Oversight, Sign};
 use super::plan::{Lengths, planned_peak};
 use super::run::{Run, TrainRequest};
-use super::session::{Backend, Purpose, Session};
+use super::session::{Purpose, Session};
 use super::snapshot::Snapshots;
 use super::source::{AdapterSource, LoraSettings, Source};
 use super::steps::Pace;

@@ -17,12 +17,13 @@ use crate::optim::accumulate;
 use crate::plugins::{Device, Need, Speed};
 use crate::precision::Precision;
 
+use super::backend::Backend;
 use super::begin::{adamw, loader_options, lora_settings};
 use super::config::{Length, Method, RunConfig};
 use super::error::TrainError;
 use super::eval::Chat;
 use super::plan::{Lengths, planned_peak};
-use super::session::{Backend, Session};
+use super::session::Session;
 use super::source::{AdapterSource, Source};
 
 /// A run that is to be, and the lengths of its batches.

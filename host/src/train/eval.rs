@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::data::{ChatTemplate, DataError, Dataset, EvalBatches, Tokenizer};
 
+use super::backend::Backend;
 use super::config::PrecisionChoice;
 use super::error::TrainError;
 use super::event::{Event, Observer};
-use super::session::{Backend, Session};
+use super::session::Session;
 use super::source::{AdapterSource, LoraSettings, Source};
 
 /// What to evaluate.

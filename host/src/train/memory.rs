@@ -68,7 +68,7 @@ fn room_of(said: Option<u64>, unified: bool, machine: Option<u64>, reserve: Opti
 }
 
 /// What is left to others of so much memory where nobody says how much.
-pub fn default_reserve(total: u64) -> u64 {
+fn default_reserve(total: u64) -> u64 {
     (total / 4).min(MOST_RESERVED)
 }
 
@@ -153,10 +153,8 @@ impl Watch {
     /// What there is to tell, if anything. `steady` says that the process has taken its first steps and loads and
     /// compiles nothing.
     pub fn look(&mut self, sample: Sample, steady: bool) -> Option<Event> {
-        let message = self.shortage(sample).or_else(|| self.swapping(sample)).or_else(|| {
-            let leak = steady.then(|| self.leak(sample)).flatten();
-            leak
-        })?;
+        let shortage = self.shortage(sample).or_else(|| self.swapping(sample));
+        let message = shortage.or_else(|| if steady { self.leak(sample) } else { None })?;
         Some(Event::Memory {
             available_bytes: sample.available,
             swap_bytes: sample.swap,

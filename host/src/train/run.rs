@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::data::{Dataset, Fingerprint, Loader};
 use crate::optim::{AdamW, Schedule};
 
+use super::backend::Backend;
 use super::checkpoint::{self, State};
 use super::config::{RunConfig, Settings};
 use super::error::TrainError;
@@ -14,7 +15,7 @@ use super::eval::mean_loss;
 use super::event::{Event, Observer};
 use super::folder::RunFolder;
 use super::oversight::{Oversight, Sign};
-use super::session::{Backend, Session};
+use super::session::Session;
 use super::snapshot::Snapshots;
 use super::steps::{InFlight, Pace};
 use super::stop::StopFlag;

@@ -1,7 +1,6 @@
 //! A model on a device: its tensors as buffers, and the programs that run over them.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,54 +10,23 @@ use crate::models::{
     Architecture, Extension, ForwardOptions, LossProgram, ModelError, extend_program, loss_program,
 };
 use crate::optim::Trainable;
-use crate::plugins::{Buffer, Compiled, Device};
+use crate::plugins::{Buffer, Compiled};
 use crate::precision::Precision;
 use crate::transform;
 use crate::weights::{TensorView, WeightDType};
 
-use super::config::PrecisionChoice;
+use super::backend::Backend;
 use super::error::TrainError;
 use super::oversight::{Pulse, Sign};
 use super::source::{AdapterSource, Elements, Source, dtype, weight_dtype};
+
+pub use super::purpose::Purpose;
 
 /// Bytes that are moved to or from a device at once.
 const PIECE: usize = 64 << 20;
 /// Compiled programs that are kept; the least recently used one makes room. More than a run has: two for each of
 /// at most eight lengths, and the one that applies.
 const KEPT_PROGRAMS: usize = 24;
-
-/// An open device and how it is called.
-pub struct Backend {
-    /// The device.
-    pub device: Device,
-    /// The plugin's name.
-    pub name: String,
-    /// The device's name.
-    pub device_name: String,
-    /// `cpu`, `gpu`, ...
-    pub kind: String,
-    /// Element types that the device has.
-    pub dtypes: Vec<String>,
-    /// Whether its memory is the machine's.
-    pub unified: bool,
-}
-
-impl Backend {
-    /// The precision that is meant.
-    pub fn precision(&self, choice: PrecisionChoice) -> Result<Precision, TrainError> {
-        let has_bf16 = self.dtypes.iter().any(|name| name == DType::Bf16.name());
-        match choice {
-            PrecisionChoice::F32 => Ok(Precision::F32),
-            PrecisionChoice::Bf16 if has_bf16 => Ok(Precision::Bf16),
-            PrecisionChoice::Bf16 => Err(TrainError::Settings(format!(
-                "--precision bf16: {} ({}) has no bf16; take --precision f32 or another --backend",
-                self.name, self.device_name
-            ))),
-            PrecisionChoice::Auto if has_bf16 && self.kind == "gpu" => Ok(Precision::Bf16),
-            PrecisionChoice::Auto => Ok(Precision::F32),
-        }
-    }
-}
 
 /// What a session holds.
 pub struct Session {
@@ -82,53 +50,6 @@ pub struct Session {
     /// Programs that were built to foresee the memory, until they are compiled.
     built: Vec<(Purpose, Program)>,
     clock: u64,
-}
-
-/// What a compiled program is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Loss and gradients of a micro-batch, added to the state.
-    Accumulate {
-        /// Positions in a row.
-        length: usize,
-        /// Rows.
-        rows: usize,
-    },
-    /// The loss of a batch.
-    Evaluate {
-        /// Positions in a row.
-        length: usize,
-        /// Rows.
-        rows: usize,
-    },
-    /// The optimizer's step.
-    Apply,
-    /// Positions appended to a cache, and logits.
-    Extend {
-        /// Positions.
-        length: usize,
-        /// Positions that the cache has room for.
-        capacity: usize,
-    },
-    /// A cache copied to a larger one.
-    Grow {
-        /// Positions that the smaller one has room for.
-        from: usize,
-    },
-}
-
-impl fmt::Display for Purpose {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Purpose::Accumulate { length, rows } => write!(f, "accumulate {rows} rows of {length} positions"),
-            Purpose::Evaluate { length, rows } => write!(f, "evaluate {rows} rows of {length} positions"),
-            Purpose::Apply => f.write_str("apply a step"),
-            Purpose::Extend { length, capacity } => {
-                write!(f, "append {length} positions to a cache of {capacity}")
-            }
-            Purpose::Grow { from } => write!(f, "copy a cache of {from} positions to a larger one"),
-        }
-    }
 }
 
 struct Entry {

@@ -29,6 +29,8 @@ const FIXED: usize = 32;
 const PIECE: usize = 16 << 20;
 /// The part of the time that snapshots may take.
 const SHARE: f64 = 0.01;
+/// Seconds that each process may spend beyond its share: without its first one all its steps would be lost.
+const FIRST: f64 = 0.02;
 /// What is expected of the first one, in bytes a second.
 const EXPECTED_RATE: f64 = 5e8;
 
@@ -57,7 +59,7 @@ impl Snapshots {
     /// Snapshots of a session's trained tensors and moments, in a file.
     pub fn new(file: File, session: &Session) -> Snapshots {
         let bytes = tensors(session).iter().map(|(_, elements)| (elements * DType::F32.size()) as u64).sum();
-        Snapshots { file, bytes, slot: 0, credit: 0.0, cost: 1e-4 + bytes as f64 / EXPECTED_RATE }
+        Snapshots { file, bytes, slot: 0, credit: FIRST, cost: 1e-4 + bytes as f64 / EXPECTED_RATE }
     }
 
     /// Whether it is time for one, after a step that took so long.

@@ -16,10 +16,11 @@ use crate::models::small_config;
 use crate::optim::{self, AdamW, state};
 use crate::precision::Precision;
 
+use super::backend::Backend;
 use super::config::{Method, RunConfig};
 use super::error::TrainError;
 use super::programs::{batch_inputs, seed_words};
-use super::session::{Backend, Purpose, Session};
+use super::session::{Purpose, Session};
 use super::source::{AdapterSource, LoraSettings, Source};
 
 const ROWS: usize = 2;

@@ -5,6 +5,8 @@
 //! hangs or says that its back end failed, `policy` decides how the run goes on, and another worker takes it up from
 //! the state that was kept ([`super::snapshot`]). [`serve`] is the worker's side.
 
+mod go_on;
+mod listen;
 pub mod message;
 mod policy;
 mod process;

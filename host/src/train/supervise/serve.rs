@@ -15,12 +15,12 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::plugins::{Choice, DeviceError, PluginError};
 use crate::precision::Precision;
 
+use super::super::backend::Backend;
 use super::super::config::PrecisionChoice;
 use super::super::error::TrainError;
 use super::super::event::{Cause, Event, Observer};
 use super::super::oversight::{Oversight, Pulse, Records};
 use super::super::run::{Run, TrainRequest};
-use super::super::session::Backend;
 use super::super::stop::StopFlag;
 use super::message::{Command, Failure, Message, Task};
 

@@ -3,32 +3,21 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
-
-use finetune_plugin_api::program::DType;
+use std::time::Duration;
 
 use crate::plugins::Choice;
 use crate::precision::Precision;
 
 use super::super::config::{RunConfig, Settings};
-use super::super::event::{Cause, Event, Observer};
+use super::super::event::{Event, Observer};
 use super::super::folder::RunFolder;
-use super::super::memory::{self, Gauge, Watch};
+use super::super::memory::{self, Watch};
 use super::super::oversight::Sign;
 use super::super::stop::StopFlag;
-use super::message::{AnyPath, Command, Failure, Message, Task};
-use super::policy::{Standing, Way};
-use super::process::{Heard, Worker, ending, was_killed};
+use super::message::{AnyPath, Failure, Task};
+use super::policy::Standing;
+use super::process::{Worker, was_killed};
 use super::watchdog::{Patience, Watchdog};
-
-/// How often the supervisor looks around while it hears nothing.
-const TICK: Duration = Duration::from_millis(100);
-/// How often the memory is looked at.
-const MEMORY: Duration = Duration::from_secs(1);
-/// Steps after which a process holds what it needs.
-const STEADY: u64 = 3;
-/// Characters of a back end's own words in what is told of its failure.
-const LONGEST: usize = 600;
 
 /// What is to be done.
 pub struct Job<'a> {
@@ -131,26 +120,26 @@ impl Drop for Place<'_> {
     }
 }
 
-struct Supervisor<'a> {
-    job: &'a Job<'a>,
-    standing: Standing,
-    snapshots: Option<File>,
-    observer: &'a mut dyn Observer,
+pub(super) struct Supervisor<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) standing: Standing,
+    pub(super) snapshots: Option<File>,
+    pub(super) observer: &'a mut dyn Observer,
     /// Events of this process's own, and how many of them are in the run's record.
-    history: Vec<Event>,
-    recorded: usize,
-    precision: Option<Precision>,
+    pub(super) history: Vec<Event>,
+    pub(super) recorded: usize,
+    pub(super) precision: Option<Precision>,
     /// The last step whose state is kept somewhere.
-    kept: u64,
+    pub(super) kept: u64,
     /// The last step taken.
-    step: u64,
+    pub(super) step: u64,
     /// The step after which the worker began.
-    began: u64,
-    watch: Watch,
+    pub(super) began: u64,
+    pub(super) watch: Watch,
 }
 
 /// How a worker's time ended.
-enum End {
+pub(super) enum End {
     Done {
         stopped: bool,
     },
@@ -182,7 +171,7 @@ impl Supervisor<'_> {
                 other => self.told(other, dog.at()),
             };
             let (cause, message) = failure;
-            tracing::warn!(target: "finetune_host::train::supervise", "a worker has ended: {cause:?}: {message}");
+            tracing::info!("a worker has ended: {cause:?}: {message}");
             self.go_on(cause, &message, dog.at() == Sign::Loading)?;
         }
         unreachable!("attempts are counted without end")
@@ -232,215 +221,14 @@ impl Supervisor<'_> {
         })
     }
 
-    fn listen(
-        &mut self,
-        worker: &mut Worker,
-        stop: &StopFlag,
-        dog: &mut Watchdog,
-        show: &impl Fn(&str),
-    ) -> End {
-        let mut asked = false;
-        let mut gauge = Gauge::new();
-        let mut looked = Instant::now();
-        loop {
-            if stop.is_set() && !std::mem::replace(&mut asked, true) {
-                worker.tell(&Command::Stop);
-            }
-            let before = Instant::now();
-            match worker.hear(TICK) {
-                None => dog.silence(before.elapsed(), TICK),
-                Some(Heard::Closed) => return End::Silent { status: None, memory: false },
-                Some(Heard::Garbage) => return End::Garbage,
-                Some(Heard::Message(message)) => match *message {
-                    Message::Done { stopped } => return End::Done { stopped },
-                    Message::Failed(failure) => return End::Failed(failure),
-                    Message::Text(text) => show(&text),
-                    Message::Sign(sign) => {
-                        dog.sign(sign);
-                        self.sign(sign);
-                    }
-                    Message::Progress { what, done, total } => {
-                        dog.heard();
-                        self.observer.progress(&what, done, total);
-                    }
-                    Message::Event { event, path } => self.event(event, path, dog),
-                },
-            }
-            if let Some(silent) = dog.gave_up() {
-                return End::Hung(silent);
-            }
-            if looked.elapsed() >= MEMORY {
-                looked = Instant::now();
-                self.look_at_memory(worker, gauge.as_mut(), dog);
-            }
-        }
-    }
-
-    fn sign(&mut self, sign: Sign) {
-        match sign {
-            Sign::Kept(step) => self.kept = step,
-            Sign::Recorded => self.recorded = self.history.len(),
-            _ => {}
-        }
-    }
-
-    fn event(&mut self, mut event: Event, path: Option<AnyPath>, dog: &mut Watchdog) {
-        dog.heard();
-        match &mut event {
-            Event::Start { precision, resumed_from, .. } => {
-                self.precision =
-                    [Precision::F32, Precision::Bf16].into_iter().find(|p| p.to_string() == *precision);
-                (self.kept, self.step, self.began) = (*resumed_from, *resumed_from, *resumed_from);
-            }
-            Event::Step { step, step_s, .. } => {
-                self.step = *step;
-                dog.step(Duration::try_from_secs_f64(*step_s).unwrap_or_default());
-            }
-            Event::Saved { step, path: shown } => {
-                self.kept = *step;
-                if let Some(path) = path {
-                    *shown = path.into();
-                }
-            }
-            _ => {}
-        }
-        self.observer.event(&event);
-    }
-
-    fn look_at_memory(&mut self, worker: &mut Worker, gauge: Option<&mut Gauge>, dog: &Watchdog) {
-        let Some(gauge) = gauge else { return };
-        let sample = gauge.sample(worker.id());
-        let steady = dog.at() == Sign::Stepping && self.step >= self.began + STEADY;
-        if let Some(event) = self.watch.look(sample, steady) {
-            tracing::info!("{sample:?}");
-            self.observer.event(&event);
-            worker.tell(&Command::Record(event));
-        }
-    }
-
-    /// What happened, and why, as the beginning of a sentence.
-    fn told(&self, end: End, at: Sign) -> (Cause, String) {
-        let name = self.name(self.standing.at);
-        let when = match at {
-            Sign::Loading => "before its first step".to_owned(),
-            Sign::Compiling => format!("in step {}, with a program that is new to it", self.step + 1),
-            Sign::Saving => format!("while the state after step {} was saved", self.step),
-            _ => format!("in step {}", self.step + 1),
-        };
-        match end {
-            End::Failed(failure) => {
-                let cause = failure.cause.unwrap_or(Cause::Error);
-                (cause, format!("{name} failed {when}: {}", short(&failure.message)))
-            }
-            End::Hung(silent) => {
-                (Cause::Hang, format!("{name} gave no sign of life for {} s {when}", silent.as_secs()))
-            }
-            End::Silent { status, memory: true } => (
-                Cause::OutOfMemory,
-                format!("{name} {} {when}, and the machine was out of memory", ending(status)),
-            ),
-            End::Silent { status, .. } => (Cause::Crash, format!("{name} {} {when}", ending(status))),
-            End::Garbage | End::Done { .. } => {
-                (Cause::Crash, format!("{name} wrote noise into the program's own channel {when}"))
-            }
-        }
-    }
-
-    /// Decides how it goes on and tells of it.
-    fn go_on(&mut self, cause: Cause, message: &str, loading: bool) -> Result<(), SuperviseError> {
-        let failed = self.name(self.standing.at);
-        if self.job.config.strict {
-            let message = format!("{message}; --strict keeps from going on another way");
-            self.tell(cause, &failed, None, &message, false);
-            return Err(SuperviseError::Strict(message));
-        }
-        let mut way = self.standing.decide(cause, self.step, loading);
-        let mut passed = String::new();
-        while let Way::Other(at) = way
-            && let Some(lacks) = self.lacks(at)
-        {
-            passed += &format!("; {lacks}");
-            way = self.standing.next();
-        }
-        let after = match self.kept {
-            0 => "from the beginning".to_owned(),
-            step => format!("after step {step}"),
-        };
-        let next = match way {
-            Way::Again => format!("going on {after} with the same back end once more"),
-            Way::Smaller(micro) => {
-                format!("going on {after} with {micro} examples at once, which gives the same steps")
-            }
-            Way::Other(at) => {
-                format!("going on {after} with {} ({})", self.name(at), self.job.choices[at].device.name)
-            }
-            Way::End => "no other back end is left to go on with".into(),
-        };
-        let message = format!("{message}{passed}; {next}");
-        let on = (way != Way::End).then(|| self.name(self.standing.at));
-        self.tell(cause, &failed, on, &message, way != Way::End);
-        match way {
-            Way::End => Err(SuperviseError::Run(message)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Tells of a failure. The last one is the error that the program ends with, and is not said twice to a person.
-    fn tell(&mut self, cause: Cause, backend: &str, next: Option<String>, message: &str, goes_on: bool) {
-        let event = Event::Fallback {
-            step: self.kept,
-            cause,
-            backend: backend.into(),
-            next,
-            micro_batch: self.standing.micro_batch,
-            message: message.into(),
-        };
-        if goes_on {
-            self.observer.event(&event);
-        } else {
-            self.observer.last(&event);
-        }
-        self.history.push(event);
-    }
-
-    /// Why a choice cannot go on with the run, if it cannot.
-    fn lacks(&self, at: usize) -> Option<String> {
-        let dtype = match self.precision? {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::Bf16,
-        };
-        let has = self.job.choices[at].device.dtypes.iter().any(|name| name == dtype.name());
-        (!has).then(|| format!("{} has no {}, in which the run was begun", self.name(at), dtype.name()))
-    }
-
     fn choice(&self) -> &Choice {
         &self.job.choices[self.standing.at]
     }
 
-    fn name(&self, at: usize) -> String {
+    /// A choice, as `NAME:DEVICE`.
+    pub(super) fn name(&self, at: usize) -> String {
         // After the last choice there is none.
         let choice = &self.job.choices[at.min(self.job.choices.len() - 1)];
         format!("{}:{}", choice.manifest.name, choice.device.index)
-    }
-
-    /// Puts into the run's record what no worker did, if there is a run.
-    fn record_rest(&mut self) {
-        let rest = &self.history[self.recorded..];
-        if rest.is_empty() || !RunFolder::is_run(&self.job.config.out) {
-            return;
-        }
-        let recorded = RunFolder::resume(&self.job.config.out, &self.job.kept)
-            .and_then(|mut folder| rest.iter().try_for_each(|event| folder.record(event)));
-        if let Err(error) = recorded {
-            tracing::warn!("what happened at the end is not in the run's record: {error}");
-        }
-    }
-}
-
-/// A back end's words, shortened.
-fn short(message: &str) -> String {
-    match message.char_indices().nth(LONGEST) {
-        None => message.into(),
-        Some((at, _)) => format!("{}...", message[..at].trim_end_matches('.')),
     }
 }
