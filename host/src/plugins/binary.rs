@@ -3,7 +3,8 @@
 //! The file may be anything. Every read is bounded; the file is not mapped, because one that shrinks while it
 //! is mapped would kill the process.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 
@@ -16,6 +17,8 @@ const MAX_PIECE: u64 = 64 << 20;
 /// All that is read of one file.
 const MAX_TOTAL: u64 = 512 << 20;
 
+/// Strings are read in blocks of so many bytes, or a table of millions of names would take millions of reads.
+const BLOCK: u64 = 1 << 16;
 /// The largest file that is looked at: every byte of a plugin is hashed.
 const MAX_FILE: u64 = 4 << 30;
 
@@ -75,8 +78,8 @@ fn read_for<T>(machine: Machine, file: File, read: Read<'_, T>) -> Result<T, Str
     }
     check_size(length)?;
     let cache = ReadCache::new(file);
-    let left = Cell::new(MAX_TOTAL);
-    let data = Bounded { cache: &cache, left: &left, start: 0, length };
+    let (left, blocks) = (Cell::new(MAX_TOTAL), RefCell::default());
+    let data = Bounded { cache: &cache, left: &left, blocks: &blocks, start: 0, length };
     if length < 64 {
         return Err("is no dynamic library".into());
     }
@@ -320,6 +323,8 @@ fn architecture_name(architecture: Architecture) -> String {
 struct Bounded<'a> {
     cache: &'a ReadCache<File>,
     left: &'a Cell<u64>,
+    /// Blocks that were read.
+    blocks: &'a RefCell<BTreeSet<u64>>,
     start: u64,
     length: u64,
 }
@@ -328,6 +333,11 @@ impl Bounded<'_> {
     fn part(self, start: u64, length: u64) -> Option<Self> {
         let end = start.checked_add(length)?;
         (end <= self.length).then(|| Bounded { start: self.start + start, length, ..self })
+    }
+
+    fn take(self, bytes: u64) -> Result<(), ()> {
+        self.left.set(self.left.get().checked_sub(bytes).ok_or(())?);
+        Ok(())
     }
 }
 
@@ -341,7 +351,7 @@ impl<'a> ReadRef<'a> for Bounded<'a> {
         if end > self.length || size > MAX_PIECE {
             return Err(());
         }
-        self.left.set(self.left.get().checked_sub(size).ok_or(())?);
+        self.take(size)?;
         self.cache.read_bytes_at(self.start + offset, size)
     }
 
@@ -349,9 +359,19 @@ impl<'a> ReadRef<'a> for Bounded<'a> {
         if range.start > range.end || range.end > self.length {
             return Err(());
         }
-        let bytes =
-            self.cache.read_bytes_at_until(self.start + range.start..self.start + range.end, delimiter)?;
-        self.left.set(self.left.get().checked_sub(bytes.len() as u64 + 1).ok_or(())?);
+        // A short string lies in the block that it begins in, or in the next.
+        let at = self.start + range.start;
+        let block = at / BLOCK * BLOCK;
+        let size = (2 * BLOCK).min(self.start + range.end - block);
+        if self.blocks.borrow_mut().insert(block) {
+            self.take(size)?;
+        }
+        let bytes = &self.cache.read_bytes_at(block, size)?[(at - block) as usize..];
+        if let Some(length) = bytes.iter().position(|&byte| byte == delimiter) {
+            return Ok(&bytes[..length]);
+        }
+        let bytes = self.cache.read_bytes_at_until(at..self.start + range.end, delimiter)?;
+        self.take(bytes.len() as u64 + 1)?;
         Ok(bytes)
     }
 }
