@@ -251,7 +251,7 @@ fn calls_that_fail_say_which_back_end_and_why() {
 fn a_plugins_message_is_short_and_nothing_that_a_terminal_obeys() {
     let dir = tempfile::tempdir().unwrap();
     for (name, behaviour, words) in
-        [("escapes", "step 2: say oneESC[2Jtwo", "two"), ("talks", "step 2: say much", "much much much")]
+        [("escapes", "step: say oneESC[2Jtwo", "two"), ("talks", "step: say much", "much much much")]
     {
         place(dir.path(), name, behaviour);
         let message = fail(&mut train(dir.path(), name, &dir.path().join(name)));

@@ -35,6 +35,21 @@ fn what_fails_before_its_first_step_leaves_the_run_to_the_next() {
     }
 }
 
+/// Without a word of the user's the back end that ranks first is used, and the next in rank if it fails.
+#[test]
+fn the_next_in_rank_is_found_by_itself() {
+    let place = Place::new();
+    place.plugin("first", "step 1: segv; device: gpu");
+    let mut command = place.train("run", "auto", &["--verify"]);
+    // Nothing is measured in so short a time; then what is no processor comes first.
+    command.env("FINETUNE_MEASURE_TIMEOUT", "0.001").env("FINETUNE_CACHE_DIR", place.out("cache"));
+    let ran = ran_of(&mut command);
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    told(&place, "run", &ran, &[("crash", Some("first:0")), ("crash", Some("cpu:0"))]);
+    assert_eq!(losses(&metrics(&place.out("run"))).len(), 6);
+    place.nothing_is_left();
+}
+
 /// A compiler may take its time, but not for ever.
 #[test]
 fn a_back_end_that_hangs_while_it_compiles_is_given_up() {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ impl Trained<'_> {
             resume: self.resume,
             choices: self.choices.clone(),
             patience: Patience { step: self.patience.0, start: self.patience.1 },
-            program: std::env::current_exe().context("this program does not know its own file")?,
+            program: this_program()?,
             arguments,
         };
         let shown = screen.clone();
@@ -95,6 +95,16 @@ impl Trained<'_> {
         let (config, settings) = (self.config.clone(), self.kept.clone());
         let request = crate::train::TrainRequest { config, settings, resume: self.resume };
         Ok(crate::train::train(&request, backend, stop, observer)?.stopped)
+    }
+}
+
+/// This program, to be started again: on Linux the very file that runs, also when another has taken its place.
+#[cfg(unix)]
+fn this_program() -> anyhow::Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    match cfg!(target_os = "linux") && running.exists() {
+        true => Ok(running.to_owned()),
+        false => std::env::current_exe().context("this program does not know its own file"),
     }
 }
 
@@ -196,8 +206,6 @@ impl Observer for Both {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use clap::Parser;
 
     use super::super::args::{Cli, Command};

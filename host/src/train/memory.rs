@@ -8,7 +8,8 @@ use super::session::Session;
 
 /// The most that is left to others where nobody says how much.
 const MOST_RESERVED: u64 = 8_000_000_000;
-/// What a process that trains may come to hold beyond what it held after its first steps before it is told of.
+/// What a process that trains may come to hold beyond what it held after its first steps and what is planned, before it
+/// is told of.
 const GROWTH: u64 = 256 << 20;
 /// Swap that has to come into use before it is told of.
 const SWAP: u64 = 1 << 30;
@@ -119,9 +120,18 @@ impl Gauge {
             total: total(&self.0),
             available: self.0.available_memory().min(free),
             swap: self.0.used_swap(),
-            worker: self.0.process(pid).map_or(0, sysinfo::Process::memory),
+            worker: own(process).unwrap_or_else(|| self.0.process(pid).map_or(0, sysinfo::Process::memory)),
         }
     }
+}
+
+/// What a process holds without the files that it has mapped, such as weights, which come and go; none where the system
+/// does not say.
+fn own(process: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// Watches samples for what a person should know.
@@ -130,6 +140,8 @@ pub struct Watch {
     reserve: Option<u64>,
     low: bool,
     swap: Option<u64>,
+    /// What the run may need on the device, which may be the process's: longer rows may come late.
+    planned: u64,
     /// What the process held after its first steps, and how much more it may hold before it is told of.
     worker: Option<(u64, u64)>,
 }
@@ -140,9 +152,9 @@ impl Watch {
         Watch { reserve, ..Watch::default() }
     }
 
-    /// Another process trains from here on.
-    pub fn forget_worker(&mut self) {
-        self.worker = None;
+    /// Another process trains from here on, which plans to need so many bytes.
+    pub fn begin(&mut self, planned: u64) {
+        (self.worker, self.planned) = (None, planned);
     }
 
     /// Whether so little was left at the last look that a process that was killed was likely killed for it.
@@ -199,7 +211,8 @@ impl Watch {
     }
 
     fn leak(&mut self, sample: Sample) -> Option<String> {
-        let (base, allowed) = *self.worker.get_or_insert((sample.worker, GROWTH));
+        let (base, allowed) =
+            *self.worker.get_or_insert((sample.worker, GROWTH.saturating_add(self.planned)));
         let grown = sample.worker.saturating_sub(base);
         if grown < allowed {
             return None;
@@ -289,7 +302,9 @@ mod tests {
         assert!(message(watch.look(sample(GIB + GROWTH), true)).contains("seems to lose memory"));
         assert_eq!(watch.look(sample(GIB + GROWTH + 1), true), None);
         assert!(message(watch.look(sample(GIB + 2 * GROWTH), true)).contains("lose"));
-        watch.forget_worker();
+        watch.begin(GIB);
         assert_eq!(watch.look(sample(2 * GIB), true), None);
+        assert_eq!(watch.look(sample(3 * GIB), true), None, "it was planned");
+        assert!(message(watch.look(sample(3 * GIB + GROWTH), true)).contains("lose"));
     }
 }

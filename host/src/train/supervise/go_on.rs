@@ -136,3 +136,27 @@ fn short(message: &str) -> String {
         Some((at, _)) => format!("{}...", message[..at].trim_end_matches('.')),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::super::process::{ending, was_killed};
+
+    /// Only SIGKILL may be the system's for lack of memory; a crash is a crash however little memory there is.
+    #[test]
+    fn the_end_of_a_process_is_told_as_what_it_was() {
+        let status = |raw| Some(ExitStatus::from_raw(raw));
+        assert_eq!(ending(status(9)), "was killed (SIGKILL)");
+        assert_eq!(ending(status(11)), "crashed (SIGSEGV)");
+        assert_eq!(ending(status(3 << 8)), "ended its process with exit code 3");
+        assert_eq!(ending(None), "closed the connection to the program");
+        assert!(
+            was_killed(status(9))
+                && !was_killed(status(11))
+                && !was_killed(status(9 << 8))
+                && !was_killed(None)
+        );
+    }
+}

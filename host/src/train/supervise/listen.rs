@@ -77,7 +77,8 @@ impl Supervisor<'_> {
     fn event(&mut self, mut event: Event, path: Option<AnyPath>, dog: &mut Watchdog) {
         dog.heard();
         match &mut event {
-            Event::Start { precision, resumed_from, .. } => {
+            Event::Start { precision, resumed_from, peak_bytes_planned, .. } => {
+                self.watch.begin(*peak_bytes_planned);
                 self.precision =
                     [Precision::F32, Precision::Bf16].into_iter().find(|p| p.to_string() == *precision);
                 (self.kept, self.step, self.began) = (*resumed_from, *resumed_from, *resumed_from);

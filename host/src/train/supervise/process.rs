@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -56,7 +56,7 @@ impl Worker {
         let (socket, theirs) = UnixStream::pair()?;
         let mark = random();
         let mut process = Process::new(program);
-        process.args(arguments).env(MARK, &mark).stdin(Stdio::from(OwnedFd::from(theirs)));
+        process.arg0("finetune").args(arguments).env(MARK, &mark).stdin(Stdio::from(OwnedFd::from(theirs)));
         process.stdout(match snapshots {
             Some(file) => Stdio::from(file.try_clone()?),
             None => Stdio::null(),

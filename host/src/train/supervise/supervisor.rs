@@ -206,7 +206,7 @@ impl Supervisor<'_> {
         let started = Worker::start(&job.program, &job.arguments, self.snapshots.as_ref(), &task, printed);
         let mut worker = started?;
         tracing::info!("{} trains in process {}", self.name(self.standing.at), worker.id());
-        self.watch.forget_worker();
+        self.watch.begin(0);
         let end = self.listen(&mut worker, stop, dog, show);
         Ok(match end {
             End::Done { .. } | End::Failed(_) | End::Garbage | End::Hung(_) => {
