@@ -156,7 +156,7 @@ fn told(lines: &[Value], word: &str) -> bool {
 /// run has come to its end in spite of it; and then the next run.
 #[test]
 fn killed_at_random_moments_a_run_comes_to_the_same_end() {
-    let kills = std::env::var("FINETUNE_TEST_KILLS").map_or(150, |text| text.parse().expect("a number"));
+    let kills = std::env::var("FINETUNE_TEST_KILLS").map_or(300, |text| text.parse().expect("a number"));
     let mut random = Random::new();
     let unbroken = Unbroken::new(24, 2);
     let lanes = 2;
