@@ -30,6 +30,7 @@ pub fn run(args: TrainArgs, verbose: u8, screen: &Screen) -> anyhow::Result<Exit
     let config = given.clone().resolve(out)?;
     // As it is kept, a path must mean the same from wherever the run goes on.
     let kept = given.clone().complete().absolute()?;
+    super::given::check(&given)?;
     let choices = super::backend::choices(&kept, screen)?;
     let stop = StopFlag::new();
     interrupt::install(

@@ -19,7 +19,7 @@ pub enum Sign {
     Compiling,
     /// It takes steps, or evaluates.
     Stepping,
-    /// It writes a checkpoint.
+    /// It writes a checkpoint or a snapshot.
     Saving,
     /// The trained state after that step is in the snapshots.
     Kept(u64),

@@ -146,6 +146,7 @@ impl Run<'_> {
         let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
         // A device that works ahead stands idle until it is given the next step.
         let stall = if asynchronous { self.pace.handed_over } else { Duration::ZERO };
+        self.session.pulse.give(Sign::Saving);
         match snapshots.take(&self.session, &state, stall) {
             Ok(()) => self.session.pulse.give(Sign::Kept(self.done)),
             Err(error @ TrainError::Device(_)) => return Err(error),
@@ -156,6 +157,7 @@ impl Run<'_> {
                 ))?;
             }
         }
+        self.session.pulse.give(Sign::Stepping);
         Ok(())
     }
 

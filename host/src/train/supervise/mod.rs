@@ -3,7 +3,7 @@
 //! The supervisor ([`supervise`]) loads no plugin. It starts the program again as a worker, tells it what to do over a
 //! socket ([`message`]), and hears of every event, of what is to be shown, and of signs of life. When the worker dies,
 //! hangs or says that its back end failed, `policy` decides how the run goes on, and another worker takes it up from
-//! the state that was kept ([`super::snapshot`]). [`serve`] is the worker's side.
+//! the state that was kept (`snapshot`). [`serve()`] is the worker's side.
 
 mod go_on;
 mod listen;

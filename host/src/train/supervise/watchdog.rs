@@ -52,9 +52,12 @@ impl Watchdog {
         self.silent = Duration::ZERO;
     }
 
-    /// It has taken a step.
+    /// It has taken a step. One in which something was compiled is not a usual one.
     pub(super) fn step(&mut self, took: Duration) {
         self.heard();
+        if self.at == Sign::Compiling {
+            return;
+        }
         let before = self.longest.unwrap_or_default().mul_f64(1.0 - FORGOTTEN);
         self.longest = Some(before.max(took));
     }
@@ -95,6 +98,7 @@ mod tests {
         let mut dog = Watchdog::new(Patience { step: seconds(60), start: seconds(3600) });
         assert!(!wait(&mut dog, 3600), "loading takes its time");
         dog.sign(Sign::Compiling);
+        dog.step(seconds(500));
         dog.sign(Sign::Stepping);
         assert!(!wait(&mut dog, 3600), "there is no usual time before the first step");
         dog.step(seconds(1));
