@@ -5,16 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use finetune_plugin_api::program::Class;
-
 use crate::data::Batch;
 use crate::optim::{self, AdamW};
-use crate::plugins::{Device, Speed};
+use crate::plugins::{Device, Speed, Unmeasured};
 use crate::precision::Precision;
 use crate::train::session::{Purpose, Session};
 use crate::train::source::{AdapterSource, LoraSettings, Source};
 use crate::train::{Backend, TrainError};
-use crate::transform;
 
 /// Steps that are not counted: memory is allocated, kernels are compiled.
 const WARM_UP: u64 = 2;
@@ -34,24 +31,30 @@ const MODEL: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "ll
 /// Trains for a moment on a device with its frozen weights and activations in `dtype`, and says how fast it went.
 ///
 /// # Errors
-/// The end of a sentence that begins with the plugin's file name: the element type is none to compute in, the device
+/// The element type is none to compute in, the device
 /// failed, or its numbers are none.
-pub fn measure(device: &Device, dtype: &str) -> Result<Speed, String> {
+pub fn measure(device: &Device, dtype: &str) -> Result<Speed, Unmeasured> {
     let precision = match dtype {
         "f32" => Precision::F32,
         "bf16" => Precision::Bf16,
-        other => return Err(format!("cannot be measured in {other}")),
+        other => return Err(Unmeasured::lasting(format!("cannot be measured in {other}"))),
     };
-    let failed = |error: TrainError| format!("failed in the calibration step: {error}");
+    let failed = |error: TrainError| {
+        let reason = format!("failed in the calibration step: {error}");
+        match error {
+            TrainError::Device(device) => Unmeasured::of_kind(device.kind, reason),
+            _ => Unmeasured::lasting(reason),
+        }
+    };
     let mut session = session(device, precision).map_err(failed)?;
     let (speed, loss) = steps(&mut session).map_err(failed)?;
     // A model that knows nothing finds every token equally likely, and is not far from that after a few steps.
     let expected = f64::from(VOCABULARY).ln();
     match (f64::from(loss) - expected).abs() < 1.0 {
         true => Ok(speed),
-        false => Err(format!(
+        false => Err(Unmeasured::lasting(format!(
             "computes wrongly: the calibration step's loss is {loss}, about {expected:.1} is right"
-        )),
+        ))),
     }
 }
 
@@ -80,12 +83,9 @@ fn session(device: &Device, precision: Precision) -> Result<Session, TrainError>
 /// The speed, and the loss of the last step.
 fn steps(session: &mut Session) -> Result<(Speed, f32), TrainError> {
     let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: Some(1.0) };
-    let whole = session.whole_accumulate_program(ROWS, LENGTH)?;
     let native = session.backend.device.ops()?;
-    let composites: Vec<_> =
-        whole.nodes().iter().filter(|node| node.op.def().class == Class::Composite).collect();
-    let native_ops = composites.iter().filter(|node| native.has(node)).count();
-    let program = transform::for_device(&whole, &native)?;
+    let plan = session.backend.device.properties()?.get("plan").cloned();
+    let program = session.accumulate_program(ROWS, LENGTH)?;
     session.compile(Purpose::Accumulate { rows: ROWS, length: LENGTH }, &program)?;
     let apply = session.apply_program(&adamw)?;
     session.compile(Purpose::Apply, &apply)?;
@@ -118,7 +118,8 @@ fn steps(session: &mut Session) -> Result<(Speed, f32), TrainError> {
     }
     let tokens = batch.target_tokens * done;
     let tokens_per_s = tokens as f64 / begun.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
-    let speed = Speed { tokens_per_s, native_ops, decomposed_ops: composites.len() - native_ops };
+    let native = native.names().map(str::to_owned).collect();
+    let speed = Speed { tokens_per_s, native, plan };
     Ok((speed, loss))
 }
 

@@ -92,6 +92,47 @@ fn what_eats_memory_is_ended() {
     assert!(reason.contains("took more than 256 MiB of memory"), "{reason}");
 }
 
+/// Memory of what the child starts counts, too.
+#[test]
+fn what_eats_memory_in_another_process_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let code =
+        "if (fork()) pause(); for (;;) { char *p = malloc(1 << 20); memset(p, 1, 1 << 20); usleep(2000); }";
+    plugin(folder.path(), "eat", code);
+    let catalog = catalog(folder.path(), &prober(None, 60.0).with_memory(256 << 20));
+    let reason = catalog.plugins[0].reason.as_deref().unwrap();
+    assert!(reason.contains("took more than 256 MiB of memory"), "{reason}");
+}
+
+/// Nobody waits for an answer that cannot come, and what is printed is drained, however much it is, and not kept.
+#[test]
+fn closing_everything_and_a_gigabyte_of_output_are_survived() {
+    check(
+        "closes",
+        "for (int fd = 3; fd < 1024; fd++) close(fd); sleep(5);",
+        60.0,
+        &["closed the connection"],
+    );
+    let code = "static char block[1 << 16]; memset(block, 'x', sizeof block); \
+                for (int i = 0; i < 1 << 14; i++) if (write(2, block, sizeof block) < 0) abort(); _exit(5);";
+    check("talks", code, 60.0, &["exit code 5"]);
+}
+
+/// What comes after the answer, or before it from somebody else, is none.
+#[test]
+fn an_answer_of_somebody_else_is_none() {
+    let code = "for (int fd = 3; fd < 64; fd++) \
+                if (write(fd, \"{\\\"number\\\":\\\"0\\\",\\\"value\\\":{\\\"status\\\":\\\"unavailable\\\",\\\"reason\\\":\\\"\\\"}}\\n\", 60) < 0) {}";
+    check("answers", code, 10.0, &["gave an answer that is none"]);
+}
+
+/// A child has no terminal: what a plugin has to say there, or would read there, is nobody's.
+#[test]
+fn a_terminal_is_out_of_reach() {
+    let code = "if (open(\"/dev/tty\", O_RDWR) >= 0 || getsid(0) != getpid()) abort(); _exit(7);";
+    check("tty", code, 10.0, &["exit code 7"]);
+}
+
 /// Also what has left the group and the session, and was started anew.
 #[test]
 fn nothing_is_left_running() {
@@ -100,6 +141,12 @@ fn nothing_is_left_running() {
         ("session", "setsid(); pause();"),
         ("daemon", "setsid(); if (fork()) _exit(0); pause();"),
         ("program", "setsid(); execl(\"/bin/sleep\", \"sleep\", \"1000\", (char *)0);"),
+        // Nothing of what it was started with is left in it, and nobody who started it.
+        (
+            "stranger",
+            "setsid(); if (fork()) _exit(0); setsid(); char *none[] = {0}; \
+             NOTE execle(\"/bin/sleep\", \"sleep\", \"1000\", (char *)0, none);",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let pids = folder.path().join("pids");
@@ -107,7 +154,8 @@ fn nothing_is_left_running() {
         let note = "int f = open(PIDS, O_WRONLY | O_CREAT | O_APPEND, 0600); dprintf(f, \"%d\\n\", getpid()); close(f);";
         let rest = rest
             .replace("pause();", &format!("{note} pause();"))
-            .replace("execl(", &format!("{note} execl("));
+            .replace("execl(", &format!("{note} execl("))
+            .replace("NOTE", note);
         let code = format!("if (!fork()) {{ {rest} }} usleep(300000); _exit(3);");
         let code = code.replace("PIDS", &format!("{:?}", pids.display().to_string()));
         plugin(folder.path(), stem, &code);
@@ -116,6 +164,11 @@ fn nothing_is_left_running() {
         assert!(reason.contains("exit code 3"), "{stem}: {reason}");
         let noted = fs::read_to_string(&pids).expect("it began");
         for pid in noted.lines() {
+            // Other tests may be asking in this process at the same time; the last of them clears up after all.
+            let begun = Instant::now();
+            while is_running(pid) && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             assert!(!is_running(pid), "{stem}: {pid} is still there");
         }
     }

@@ -184,9 +184,9 @@ fn run<const ASYNCHRONOUS: bool>(out: &Path, stop_at: u64, change: impl Fn(&mut 
         device: Opened::from_object("test", object),
         name: "test".into(),
         device_name: "interpreter".into(),
+        unified: false,
         kind: "cpu".into(),
         dtypes: vec![DType::F32.name().into()],
-        unified: false,
     };
     let stop = StopFlag::new();
     let mut listener = Listener { events: Vec::new(), stop: stop.clone(), stop_at };

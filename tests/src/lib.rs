@@ -2,8 +2,11 @@
 
 #[cfg(unix)]
 pub mod failing;
+pub mod faults;
 pub mod loaded;
 pub mod misbehaving;
+pub mod processes;
+pub mod random;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

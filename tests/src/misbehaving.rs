@@ -45,6 +45,11 @@ pub fn place_c(folder: &Path, name: &str, definitions: &[(&str, &str)]) -> PathB
     path
 }
 
+/// The source of the plugin of C.
+pub fn c_source() -> PathBuf {
+    source("c/plugin.c")
+}
+
 /// A manifest as a C string literal, with that name and that version of the interface.
 pub fn c_manifest(name: &str, api: &str) -> String {
     let manifest = serde_json::json!({

@@ -96,6 +96,68 @@ fn manifests_that_are_wrong_cost_a_row_and_run_no_code() {
     }
 }
 
+/// Whatever keeps a file from being a plugin is found without running any code of it, and each has its own words.
+#[cfg(target_os = "linux")]
+#[test]
+fn files_that_are_refused_unread_and_unasked_run_no_code() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("plugins");
+    std::fs::create_dir(&folder).unwrap();
+    let ran = dir.path().join("ran");
+    let code = format!("load: touch {}", ran.display());
+    let with = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let file = place(&folder, name, &code);
+        let mut bytes = std::fs::read(&file).unwrap();
+        change(&mut bytes);
+        std::fs::write(&file, bytes).unwrap();
+        file
+    };
+    // What a library is for stands at fixed places of its header.
+    let arm = 183_u16.to_le_bytes();
+    with("machine", &|bytes| {
+        bytes[18..20].copy_from_slice(if cfg!(target_arch = "x86_64") { &arm } else { &[62, 0] })
+    });
+    with("system", &|bytes| bytes[7] = 9);
+    with("cut", &|bytes| bytes.truncate(bytes.len() / 2));
+    let open = with("open", &|_| ());
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let outside = dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let target = place(&outside, "target", &code);
+    std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::os::unix::fs::symlink(target, folder.join(misbehaving::file_name("linked"))).unwrap();
+    // It needs a library that is there when it is built, and then is not.
+    let needed = dir.path().join("libgone.so");
+    let source = dir.path().join("gone.c");
+    std::fs::write(&source, "int gone(void) { return 1; }\n").unwrap();
+    let mut cc = std::process::Command::new("cc");
+    assert!(cc.args(["-shared", "-o"]).arg(&needed).arg(&source).status().unwrap().success());
+    let at_load = format!("close(creat(\"{}\", 0600))", ran.display());
+    let search = format!("-L{}", dir.path().display());
+    let definitions = [("MANIFEST", c_manifest("lacks", "1.0.0")), ("AT_LOAD", at_load)];
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-Wl,--no-as-needed", "-include", "fcntl.h", "-o"]);
+    cc.arg(folder.join(misbehaving::file_name("lacks"))).arg(misbehaving::c_source());
+    cc.args(definitions.map(|(key, value)| format!("-D{key}={value}"))).args([&search, "-lgone"]);
+    assert!(cc.status().unwrap().success());
+    std::fs::remove_file(needed).unwrap();
+
+    let rows = list(&folder);
+    refused(&rows, "machine", &["is a library for", "processors; this program needs one for"]);
+    refused(&rows, "system", &["is a library for FreeBSD; this system needs one for Linux"]);
+    refused(&rows, "cut", &["cut off"]);
+    refused(&rows, "open", &["may be written by everyone", "chmod go-w"]);
+    refused(&rows, "linked", &["lies in a folder that is not safe", "chmod go-w"]);
+    refused(&rows, "lacks", &["needs libgone.so, which is not installed or not found"]);
+    assert_eq!(rows.len(), 6);
+    assert!(!ran.exists(), "code of a file that is refused has run");
+    // The proof that it would have been seen.
+    place(&folder, "runs", &code);
+    assert_eq!(row(&list(&folder), "runs").0, "ready");
+    assert!(ran.exists());
+}
+
 /// What a plugin does while it is loaded and asked happens to a child: each is a row with its own reason, the good
 /// plugin among them is ready, and nothing is left running.
 #[cfg(target_os = "linux")]

@@ -94,8 +94,168 @@ fn a_users_word_beats_the_rank() {
     assert_eq!(run(0, &["--backend", "bbb"], None), "bbb");
     assert_eq!(run(1, &[], Some("bbb")), "bbb");
     assert_eq!(run(2, &["--backend", "aaa:0"], Some("bbb")), "aaa");
-    let cache = fs::read_to_string(place.cache.path().join("plugins.json")).unwrap();
+    let cache = fs::read_to_string(place.cache.path().join("plugins.jsonl")).unwrap();
     assert!(!cache.contains("tokens_per_s"), "there was nothing to measure for");
+}
+
+/// What is in a folder, an environment or a file of settings is said by the user, and the nearest word counts.
+#[test]
+fn a_file_of_settings_beats_the_rank_and_is_beaten_by_a_flag() {
+    let place = Place::new();
+    place.cpu_as("aaa");
+    place.cpu_as("bbb");
+    let config = place.folder.path().join("run.toml");
+    fs::write(&config, "backend = \"bbb\"\nsteps = 1\nbatch = 2\nseq-len = 16\n").unwrap();
+    let run = |out: &str, args: &[&str]| {
+        let mut command = place.command(&["train", "--json"]);
+        command.args(args).arg("--config").arg(&config).arg("--model").arg(goldens().join("llama3/model"));
+        command.arg("--data").arg(goldens().join("text/train.jsonl"));
+        command.arg("--out").arg(place.folder.path().join(out));
+        json_lines(&succeed(&mut command))[0]["backend"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(run("file", &[]), "bbb");
+    assert_eq!(run("flag", &["--backend", "aaa"]), "aaa");
+}
+
+/// A job goes where its memory is: what is planned for it counts against what is free, whatever the speed.
+#[test]
+fn a_job_that_does_not_fit_goes_to_the_next_device_and_it_is_said() {
+    let place = Place::new();
+    place.cpu_as("zzz");
+    // The model's file has less than that many bytes; weights, moments, gradients and activations have more.
+    let model = goldens().join("llama3/model");
+    let weights = fs::metadata(model.join("model.safetensors")).unwrap().len();
+    misbehaving::place(
+        place.folder.path(),
+        "small",
+        &format!("memory: {}; device: gpu", weights + (1 << 16)),
+    );
+    let train = |out: &str| {
+        let mut command = place.command(&["train", "--json", "--method", "full", "--steps", "1", "-v"]);
+        command.args(["--seq-len", "16", "--batch", "2", "--precision", "f32"]).arg("--model").arg(&model);
+        command.arg("--data").arg(goldens().join("text/train.jsonl"));
+        let output = command.arg("--out").arg(place.folder.path().join(out)).output().unwrap();
+        (output.status.success(), json_lines(&String::from_utf8(output.stdout).unwrap()), output.stderr)
+    };
+    let (trained, lines, errors) = train("auto");
+    let errors = String::from_utf8_lossy(&errors).into_owned();
+    assert!(trained && lines[0]["backend"] == "zzz", "{errors}");
+    assert!(errors.contains("small:0 has 0.0 GiB of memory"), "{errors}");
+    assert!(errors.contains("foreseen in f32"), "{errors}");
+}
+
+/// What can change without the file's changing is not remembered: memory that was taken, a library that the system's
+/// loader did not find.
+#[test]
+fn what_may_pass_is_asked_again() {
+    let place = Place::new();
+    let mark = place.folder.path().join("once");
+    for kind in ["out-of-memory", "device-lost", "unavailable"] {
+        let _ = fs::remove_file(&mark);
+        misbehaving::place(
+            place.folder.path(),
+            "busy",
+            &format!("probe: error {kind}; once: {}", mark.display()),
+        );
+        assert_ne!(place.list()["plugins"][0]["status"], "ready", "{kind}");
+        assert_eq!(place.list()["plugins"][0]["status"], "ready", "{kind} is remembered");
+    }
+    let _ = fs::remove_file(&mark);
+    misbehaving::place(
+        place.folder.path(),
+        "busy",
+        &format!("probe: error internal; once: {}", mark.display()),
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            place.list()["plugins"][0]["status"],
+            "refused",
+            "a fault of the plugin's own is remembered"
+        );
+    }
+    // Nor does a device stay behind because others had its memory when it was measured.
+    place.cpu_as("zzz");
+    for (kind, remembered) in [("out-of-memory", false), ("internal", true)] {
+        misbehaving::place(place.folder.path(), "busy", &format!("run: error {kind}"));
+        assert!(device(&place.list(), 0)["score"].is_null());
+        let cache = fs::read_to_string(place.cache.path().join("plugins.jsonl")).unwrap();
+        assert_eq!(cache.contains("failed in the calibration step"), remembered, "{kind}");
+    }
+}
+
+/// The file that is loaded is the file that was asked, whoever swaps it in between.
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_swapped_while_it_is_asked_is_not_taken_for_the_one_that_was() {
+    let place = Place::new();
+    let other = tempfile::tempdir().unwrap();
+    let slow = misbehaving::place(place.folder.path(), "aaa", "probe: slow 1500");
+    let bad = misbehaving::place(other.path(), "aaa", "open: abort");
+    let list = std::thread::scope(|scope| {
+        let list = scope.spawn(|| place.list());
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        fs::rename(&bad, &slow).unwrap();
+        list.join().unwrap()
+    });
+    let reason = list["plugins"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("changed while it was asked"), "{list}");
+    assert_eq!(place.list()["plugins"][0]["status"], "ready", "the new one, asked anew");
+}
+
+/// Files by the thousand, and such as claim to be larger than any disk, are rows like others.
+#[cfg(target_os = "linux")]
+#[test]
+fn many_and_huge_files_cost_rows_and_little_else() {
+    let place = Place::new();
+    for i in 0..1000 {
+        fs::write(place.file(&format!("junk-{i:04}")), vec![0x7f; i]).unwrap();
+    }
+    let cpu = place.cpu_as("cpu");
+    let huge = place.file("huge");
+    fs::copy(&cpu, &huge).unwrap();
+    fs::File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
+    let list = place.list();
+    let rows = list["plugins"].as_array().unwrap();
+    assert_eq!(rows.len(), 1002);
+    let ready: Vec<&Value> = rows.iter().filter(|row| row["status"] == "ready").collect();
+    assert!(ready.len() == 1 && ready[0]["path"].as_str().unwrap().ends_with("cpu.so"), "{ready:?}");
+    let row = rows.iter().find(|row| row["path"].as_str().unwrap().ends_with("huge.so")).unwrap();
+    assert!(row["reason"].as_str().unwrap().contains("is larger than"), "{row}");
+}
+
+/// Hosts that start at once over a cache that is damaged all see the same, and leave one that can be used.
+#[test]
+fn hosts_at_once_over_a_damaged_cache_see_the_same() {
+    let place = Place::new();
+    for (name, behaviour) in [("a", ""), ("b", "probe: error internal"), ("c", "probe: abort")] {
+        misbehaving::place(place.folder.path(), name, behaviour);
+    }
+    let expected = place.list();
+    let file = place.cache.path().join("plugins.jsonl");
+    let good = fs::read(&file).unwrap();
+    for round in 0..3 {
+        let mut bytes = good.clone();
+        match round {
+            0 => bytes.truncate(good.len() / 2),
+            1 => bytes[good.len() / 2] ^= 4,
+            _ => bytes.clear(),
+        }
+        fs::write(&file, bytes).unwrap();
+        std::thread::scope(|scope| {
+            let hosts: Vec<_> = (0..6).map(|_| scope.spawn(|| place.list())).collect();
+            for host in hosts {
+                let list = host.join().unwrap();
+                let names = |list: &Value| -> Vec<Value> {
+                    list["plugins"].as_array().unwrap().iter().map(|row| row["status"].clone()).collect()
+                };
+                assert_eq!(names(&list), names(&expected));
+            }
+        });
+        let after = fs::read_to_string(&file).unwrap();
+        assert!(after.lines().count() == 2 && after.contains("\"a\""), "{after}");
+        let left = fs::read_dir(place.cache.path()).unwrap().count();
+        assert_eq!(left, 2, "the cache and its lock");
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -151,7 +311,7 @@ fn a_cache_that_cannot_be_read_or_written_changes_nothing() {
     let place = Place::new();
     place.cpu_as("aaa");
     let first = place.list();
-    fs::write(place.cache.path().join("plugins.json"), "{\"format\":1,").unwrap();
+    fs::write(place.cache.path().join("plugins.jsonl"), "{\"format\":1,").unwrap();
     let same = |list: &Value| (list["plugins"][0]["status"].clone(), device(list, 0)["name"].clone());
     assert_eq!(same(&place.list()), same(&first));
     let mut nowhere = place.command(&["plugins", "list", "--json"]);
@@ -183,7 +343,7 @@ fn a_device_that_cannot_be_measured_is_demoted_and_another_trains() {
         assert!(device["score"].is_null() && device["rank"].as_u64() > Some(1), "{device}");
         assert!(device["note"].as_str().unwrap_or_default().contains(words), "{device}");
     }
-    let cache = fs::read_to_string(place.cache.path().join("plugins.json")).unwrap();
+    let cache = fs::read_to_string(place.cache.path().join("plugins.jsonl")).unwrap();
     assert!(cache.contains("in f32 it took too long"), "bf16 is not tried after that: {cache}");
     let mut train = quick(&["train", "--json", "--steps", "1", "--seq-len", "16", "--batch", "2"]);
     train

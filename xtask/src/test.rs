@@ -16,6 +16,8 @@ const REAL_MODEL: &str = "real_model";
 const MLX_PLUGIN: &str = "mlx_plugin";
 /// Tests with this in their name compile the candle plugin's kernels as C++.
 const EMULATED_KERNELS: &str = "emulated_kernels";
+/// Tests with this in their name change who they are.
+const AS_ROOT: &str = "as_root";
 
 /// Builds, then runs the tests whose name contains one of `filters` (all, if there are none).
 pub fn run(workspace: &Workspace, with_real_model: bool, filters: &[String]) -> Result<ExitCode> {
@@ -87,8 +89,11 @@ impl Tests<'_> {
     fn missing(&self) -> Vec<(&'static str, &'static str)> {
         let model = self.model.is_none().then_some((REAL_MODEL, "--real-model"));
         let mlx = !self.workspace.features.contains(&mlx::FEATURE);
-        let compiler = !mlx::has_cxx();
-        let others = [(mlx, MLX_PLUGIN, "the MLX plugin"), (compiler, EMULATED_KERNELS, "a C++ compiler")];
+        let others = [
+            (mlx, MLX_PLUGIN, "the MLX plugin"),
+            (!mlx::has_cxx(), EMULATED_KERNELS, "a C++ compiler"),
+            (!is_root(), AS_ROOT, "to be run by root"),
+        ];
         let others =
             others.into_iter().filter_map(|(is_missing, name, need)| is_missing.then_some((name, need)));
         model.into_iter().chain(others).collect()
@@ -119,6 +124,11 @@ impl Tests<'_> {
         names.retain(|name| name.contains(mark));
         Ok(names)
     }
+}
+
+/// Where nobody can say, one is not.
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
 /// What cargo reads, and what the tests' own programs do.

@@ -1,13 +1,14 @@
 //! From the plugins that were found to the device that is used.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::plugins::{Catalog, Choice, Folders, Job, MEASURE_TIMEOUT, PROBE_TIMEOUT, PluginError, Prober};
-use crate::train::{Backend, PrecisionChoice, Settings};
+use crate::precision::Precision;
+use crate::train::{Backend, Demand, PrecisionChoice, Settings};
 
 use super::display::Screen;
 use super::plugins::{printable, short};
@@ -58,6 +59,8 @@ pub fn choices(settings: &Settings, screen: &Screen) -> anyhow::Result<Vec<Choic
             _ => &["f32", "bf16"],
         };
         catalog.measure(&prober, backend, dtypes, |what| screen.named("measuring", what));
+        catalog.renew(&prober, backend);
+        foresee(&mut catalog, &job, settings);
         catalog.rank_for(&job);
         for (row, device) in catalog.plugins.iter().flat_map(|row| row.devices.iter().map(move |d| (row, d)))
         {
@@ -68,6 +71,22 @@ pub fn choices(settings: &Settings, screen: &Screen) -> anyhow::Result<Vec<Choic
         }
     }
     Ok(catalog.choices(backend)?)
+}
+
+/// What the run asks of each device, where the settings are those of a run. What is wrong with them is said when it
+/// begins.
+fn foresee(catalog: &mut Catalog, job: &Job, settings: &Settings) {
+    let Ok(config) = settings.clone().resolve(PathBuf::new()) else { return };
+    let demand = match Demand::of(&config) {
+        Ok(demand) => demand,
+        Err(error) => return tracing::info!("what the run asks of a device is not foreseen: {error}"),
+    };
+    catalog.foresee(job, |speed, dtype| {
+        let precision = if dtype == "bf16" { Precision::Bf16 } else { Precision::F32 };
+        let need = demand.on(speed, precision);
+        tracing::info!("foreseen in {dtype} with {} native ops: {need:?}", speed.native.len());
+        need.ok()
+    });
 }
 
 /// Opens one of them.

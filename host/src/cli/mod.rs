@@ -128,7 +128,8 @@ fn fail(error: &anyhow::Error, screen: &Screen) -> ExitCode {
 fn log(verbose: u8, screen: &Screen) -> anyhow::Result<()> {
     use tracing_subscriber::filter::EnvFilter;
 
-    let said = std::env::var("FINETUNE_LOG").ok().filter(|said| !said.is_empty());
+    let trusted = !crate::plugins::privileges_are_raised();
+    let said = std::env::var("FINETUNE_LOG").ok().filter(|said| trusted && !said.is_empty());
     let directives = match (verbose, said) {
         (0, Some(said)) => said,
         (0, None) => "warn".to_owned(),

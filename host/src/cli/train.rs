@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use crate::plugins::Choice;
 use crate::train::config::complete::SEQ_LEN;
-use crate::train::{Event, Method, Observer, RunConfig, Settings, StopFlag};
+use crate::train::{Event, Method, Observer, RunConfig, RunFolder, Settings, StopFlag};
 
 use super::args::TrainArgs;
 use super::display::{About, Human, Screen};
@@ -116,14 +116,13 @@ fn settings(args: TrainArgs) -> anyhow::Result<Settings> {
     if !args.resume {
         return Ok(given);
     }
-    let path = args.out.join("config.toml");
-    if !path.is_file() {
+    if !RunFolder::can_resume(&args.out) {
         anyhow::bail!(
             "there is no run in {} that could go on (it has no config.toml); leave --resume out to begin one",
             args.out.display()
         );
     }
-    let saved = read(&path)?.complete();
+    let saved = RunFolder::settings(&args.out)?.complete();
     Ok(given.absolute()?.resume_from(saved)?)
 }
 

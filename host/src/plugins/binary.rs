@@ -3,7 +3,8 @@
 //! The file may be anything. Every read is bounded; the file is not mapped, because one that shrinks while it
 //! is mapped would kill the process.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 
@@ -15,6 +16,11 @@ use object::{Architecture, BinaryFormat, FileKind, Object, ObjectKind, ObjectSeg
 const MAX_PIECE: u64 = 64 << 20;
 /// All that is read of one file.
 const MAX_TOTAL: u64 = 512 << 20;
+
+/// Strings are read in blocks of so many bytes, or a table of millions of names would take millions of reads.
+const BLOCK: u64 = 1 << 16;
+/// The largest file that is looked at: every byte of a plugin is hashed.
+const MAX_FILE: u64 = 4 << 30;
 
 /// What is read of a library.
 #[derive(Debug)]
@@ -42,6 +48,14 @@ pub(super) fn read(file: File, symbol: &str, max_bytes: usize) -> Result<Content
     })
 }
 
+/// Refuses what is too large for a plugin; it may claim any size and be full of holes.
+pub(super) fn check_size(length: u64) -> Result<(), String> {
+    match length > MAX_FILE {
+        true => Err(format!("is larger than {} GiB, which no plugin is", MAX_FILE >> 30)),
+        false => Ok(()),
+    }
+}
+
 /// What a library for this system needs.
 pub(super) fn read_needs(file: File) -> Result<Needs, String> {
     read_for(Machine::native(), file, &|file, _| needs(file))
@@ -62,9 +76,10 @@ fn read_for<T>(machine: Machine, file: File, read: Read<'_, T>) -> Result<T, Str
     if length == 0 {
         return Err("is empty".into());
     }
+    check_size(length)?;
     let cache = ReadCache::new(file);
-    let left = Cell::new(MAX_TOTAL);
-    let data = Bounded { cache: &cache, left: &left, start: 0, length };
+    let (left, blocks) = (Cell::new(MAX_TOTAL), RefCell::default());
+    let data = Bounded { cache: &cache, left: &left, blocks: &blocks, start: 0, length };
     if length < 64 {
         return Err("is no dynamic library".into());
     }
@@ -115,10 +130,29 @@ fn of_thin<T>(machine: Machine, data: Bounded<'_>, read: Read<'_, T>) -> Result<
     if file.architecture() != machine.architecture {
         return Err(machine.needs_processor(&architecture_name(file.architecture())));
     }
+    if let Some(system) = other_elf_system(&file) {
+        return Err(machine.needs_system(&system));
+    }
     if file.kind() != ObjectKind::Dynamic {
         return Err("is no dynamic library, but another kind of object file".into());
     }
     read(&file, data)
+}
+
+/// The system that an ELF file names, if it is not Linux. Most name none.
+fn other_elf_system<'a>(file: &object::File<'a, Bounded<'a>>) -> Option<String> {
+    use object::{FileFlags, elf};
+    match file.flags() {
+        FileFlags::Elf { os_abi, .. } => match os_abi {
+            elf::ELFOSABI_SYSV | elf::ELFOSABI_GNU => None,
+            elf::ELFOSABI_FREEBSD => Some("FreeBSD".into()),
+            elf::ELFOSABI_NETBSD => Some("NetBSD".into()),
+            elf::ELFOSABI_OPENBSD => Some("OpenBSD".into()),
+            elf::ELFOSABI_SOLARIS => Some("Solaris".into()),
+            other => Some(format!("a system with the number {other:?}")),
+        },
+        _ => None,
+    }
 }
 
 fn needs<'a>(file: &object::File<'a, Bounded<'a>>) -> Result<Needs, String> {
@@ -140,7 +174,8 @@ fn elf_needs<'a, E: object::read::elf::FileHeader>(
     let table = file.elf_dynamic_table().map_err(damaged)?;
     for entry in table.iter().filter(|entry| [DT_NEEDED, DT_RPATH, DT_RUNPATH].contains(&entry.tag)) {
         let text = String::from_utf8_lossy(table.string(entry).map_err(damaged)?).into_owned();
-        let folders = || text.split(':').filter(|folder| !folder.is_empty()).map(String::from);
+        // A folder without a name is the working directory.
+        let folders = || text.split(':').filter(|_| !text.is_empty()).map(String::from);
         match entry.tag {
             DT_NEEDED => needs.names.push(text),
             DT_RPATH => needs.rpath.extend(folders()),
@@ -288,6 +323,8 @@ fn architecture_name(architecture: Architecture) -> String {
 struct Bounded<'a> {
     cache: &'a ReadCache<File>,
     left: &'a Cell<u64>,
+    /// Blocks that were read.
+    blocks: &'a RefCell<BTreeSet<u64>>,
     start: u64,
     length: u64,
 }
@@ -296,6 +333,11 @@ impl Bounded<'_> {
     fn part(self, start: u64, length: u64) -> Option<Self> {
         let end = start.checked_add(length)?;
         (end <= self.length).then(|| Bounded { start: self.start + start, length, ..self })
+    }
+
+    fn take(self, bytes: u64) -> Result<(), ()> {
+        self.left.set(self.left.get().checked_sub(bytes).ok_or(())?);
+        Ok(())
     }
 }
 
@@ -309,7 +351,7 @@ impl<'a> ReadRef<'a> for Bounded<'a> {
         if end > self.length || size > MAX_PIECE {
             return Err(());
         }
-        self.left.set(self.left.get().checked_sub(size).ok_or(())?);
+        self.take(size)?;
         self.cache.read_bytes_at(self.start + offset, size)
     }
 
@@ -317,9 +359,19 @@ impl<'a> ReadRef<'a> for Bounded<'a> {
         if range.start > range.end || range.end > self.length {
             return Err(());
         }
-        let bytes =
-            self.cache.read_bytes_at_until(self.start + range.start..self.start + range.end, delimiter)?;
-        self.left.set(self.left.get().checked_sub(bytes.len() as u64 + 1).ok_or(())?);
+        // A short string lies in the block that it begins in, or in the next.
+        let at = self.start + range.start;
+        let block = at / BLOCK * BLOCK;
+        let size = (2 * BLOCK).min(self.start + range.end - block);
+        if self.blocks.borrow_mut().insert(block) {
+            self.take(size)?;
+        }
+        let bytes = &self.cache.read_bytes_at(block, size)?[(at - block) as usize..];
+        if let Some(length) = bytes.iter().position(|&byte| byte == delimiter) {
+            return Ok(&bytes[..length]);
+        }
+        let bytes = self.cache.read_bytes_at_until(at..self.start + range.end, delimiter)?;
+        self.take(bytes.len() as u64 + 1)?;
         Ok(bytes)
     }
 }

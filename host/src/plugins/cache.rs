@@ -4,10 +4,10 @@
 //! a help: damaged or out of reach, it is as if it were empty.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,7 +19,7 @@ use super::trust;
 /// Names the folder to use in place of the user's cache folder.
 pub const FOLDER_VARIABLE: &str = "FINETUNE_CACHE_DIR";
 /// Raised when entries change their meaning.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// More than this is no cache of ours.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -67,21 +67,22 @@ pub enum Measured {
     },
 }
 
-/// A measured speed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// A measured speed, and what the device said of itself then that a job's demands follow from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
     /// Of the calibration step.
     pub tokens_per_s: f64,
-    /// Composite ops of the calibration step that the device has itself.
-    pub native_ops: usize,
-    /// Those that were written as simpler ones for it.
-    pub decomposed_ops: usize,
+    /// Names of the composite ops that the device has itself.
+    pub native: Vec<String>,
+    /// How it lays out memory, as its properties describe it.
+    pub plan: Option<serde_json::Value>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
-struct Contents {
+#[derive(Serialize, Deserialize)]
+struct Head {
     format: u32,
-    plugins: BTreeMap<String, Entry>,
+    /// Of the line after it.
+    sha256: String,
 }
 
 /// The cache as it was read, and what has changed since.
@@ -177,7 +178,10 @@ impl Cache {
     }
 }
 
-const FILE: &str = "plugins.json";
+/// Two lines: a [`Head`], and what it is of.
+const FILE: &str = "plugins.jsonl";
+/// How long another host is waited for that is just writing.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 fn read(file: &Path) -> BTreeMap<String, Entry> {
     let (opened, metadata) = match trust::open(file) {
@@ -193,37 +197,78 @@ fn read(file: &Path) -> BTreeMap<String, Entry> {
     }
     let mut text = Vec::new();
     let contents = opened.take(MAX_BYTES).read_to_end(&mut text).map_err(|error| error.to_string());
-    let contents = contents.and_then(|_| {
-        serde_json::from_slice::<Contents>(&text)
-            .map_err(|error| format!("is damaged and made anew: {error}"))
-    });
-    match contents {
-        Ok(contents) if contents.format == FORMAT => contents.plugins,
-        Ok(_) => BTreeMap::new(),
-        Err(error) => {
-            tracing::info!("{} {error}", file.display());
-            BTreeMap::new()
-        }
+    contents.and_then(|_| understood(&text)).unwrap_or_else(|error| {
+        tracing::info!("{} is damaged or of another version and made anew: {error}", file.display());
+        BTreeMap::new()
+    })
+}
+
+fn understood(text: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+    let end = text.iter().position(|&byte| byte == b'\n').ok_or("it has no second line")?;
+    let (head, body) = (&text[..end], &text[end + 1..]);
+    let head: Head = serde_json::from_slice(head).map_err(|error| error.to_string())?;
+    if head.format != FORMAT {
+        return Err(format!("its format is {}", head.format));
     }
+    if sha256(body).map_err(|error| error.to_string())? != head.sha256 {
+        return Err("its hash is another".into());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
 }
 
 fn write(folder: &Path, changes: BTreeMap<String, Option<Entry>>) -> io::Result<()> {
     make_folder(folder)?;
-    let lock = File::options().create(true).append(true).open(folder.join("plugins.lock"))?;
-    lock.lock()?;
+    trust::check_folder(folder).map_err(io::Error::other)?;
+    let _lock = locked(&folder.join("plugins.lock"))?;
     let file = folder.join(FILE);
     let mut plugins = read(&file);
     for (path, entry) in changes {
         match entry {
-            Some(entry) => plugins.insert(path, entry),
+            Some(mut entry) => {
+                let there = plugins
+                    .remove(&path)
+                    .filter(|there| there.sha256 == entry.sha256 && there.surroundings == entry.surroundings);
+                // What another host has measured meanwhile.
+                for (key, measured) in there.map(|there| there.measured).unwrap_or_default() {
+                    entry.measured.entry(key).or_insert(measured);
+                }
+                plugins.insert(path, entry)
+            }
             None => plugins.remove(&path),
         };
     }
     plugins.retain(|path, _| Path::new(path).symlink_metadata().is_ok());
     let mut aside = tempfile::NamedTempFile::new_in(folder)?;
-    aside.write_all(&serde_json::to_vec(&Contents { format: FORMAT, plugins })?)?;
+    let body = serde_json::to_vec(&plugins)?;
+    let head = Head { format: FORMAT, sha256: sha256(body.as_slice())? };
+    aside.write_all(&[serde_json::to_vec(&head)?, body].join(&b'\n'))?;
     aside.persist(&file)?;
     Ok(())
+}
+
+/// The lock, once nobody else has it. One who stopped in the middle of writing is not waited for.
+fn locked(file: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).append(true);
+    // A fifo would keep the caller waiting.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    let lock = options.open(file)?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another finetune does not stop writing"));
+            }
+            // A file system without locks: the last one to write wins.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(lock),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {
@@ -337,7 +382,7 @@ mod tests {
                 license: text("l"),
                 description: text("d"),
             },
-            report: ProbeReport::Refused { reason: text(reason) },
+            report: ProbeReport::refused(reason),
             waited: None,
             needs: Vec::new(),
             measured: BTreeMap::new(),
@@ -387,18 +432,79 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.so");
         fs::write(&file, "one").unwrap();
-        for damage in ["", "{", "{\"format\":2,\"plugins\":{\"a\":5}}", "{\"format\":99,\"plugins\":{}}"] {
-            fs::write(folder.path().join(FILE), damage).unwrap();
-            assert!(find(folder.path(), &file, "here").is_none());
+        let write = || {
             let mut cache = Cache::read(Some(folder.path()));
             cache.set(&file, Some(entry(&file, "r")));
             cache.write();
-            assert!(find(folder.path(), &file, "here").is_some(), "after {damage:?}");
+            assert!(find(folder.path(), &file, "here").is_some());
+        };
+        write();
+        let good = fs::read(folder.path().join(FILE)).unwrap();
+        let flipped = (0..good.len()).step_by(7).map(|at| {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1 << (at % 8);
+            bytes
+        });
+        let cut = (0..good.len()).step_by(29).map(|length| good[..length].to_vec());
+        let other = [&b"{}"[..], b"{\"format\":99,\"sha256\":\"\"}\n{}", b"\n\n"].map(<[u8]>::to_vec);
+        for (i, damage) in flipped.chain(cut).chain(other).enumerate() {
+            fs::write(folder.path().join(FILE), &damage).unwrap();
+            let text = String::from_utf8_lossy(&damage).into_owned();
+            assert!(find(folder.path(), &file, "here").is_none(), "believed: {text:?}");
+            if i % 16 == 0 {
+                write();
+            }
         }
+        write();
         let mut cache = Cache::read(Some(folder.path()));
         assert_eq!((cache.forget("b"), cache.forget("a")), (0, 1));
         cache.write();
         assert!(find(folder.path(), &file, "here").is_none());
+    }
+
+    /// A bad place costs time, no more: nothing is written where others could have put something, and nobody is waited
+    /// for who does not go on.
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_of_others_and_a_lock_that_is_kept_are_done_without() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.so");
+        fs::write(&file, "one").unwrap();
+        let write = || {
+            let mut cache = Cache::read(Some(folder.path()));
+            cache.set(&file, Some(entry(&file, "r")));
+            cache.write();
+            folder.path().join(FILE).exists()
+        };
+        let lock = File::create(folder.path().join("plugins.lock")).unwrap();
+        lock.lock().unwrap();
+        assert!(!write());
+        drop(lock);
+        for mode in [0o777, 0o1777] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert!(!write(), "{mode:o}");
+        }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(write());
+    }
+
+    /// Two hosts that measured different things of one plugin.
+    #[test]
+    fn measurements_of_several_hosts_are_all_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.so");
+        fs::write(&file, "one").unwrap();
+        let speed = |tokens_per_s| Measured::Speed(Speed { tokens_per_s, native: Vec::new(), plan: None });
+        let [mut one, mut other] = [(), ()].map(|()| Cache::read(Some(folder.path())));
+        for (cache, dtype) in [(&mut one, "f32"), (&mut other, "bf16")] {
+            cache.set(&file, Some(entry(&file, "r")));
+            cache.add_measured(&file, measurement_key(0, dtype), speed(5.0));
+        }
+        one.write();
+        other.write();
+        let found = find(folder.path(), &file, "here").unwrap();
+        assert_eq!(found.measured.keys().collect::<Vec<_>>(), ["0/bf16", "0/f32"]);
     }
 
     /// Each host adds what it learned to what the others wrote.

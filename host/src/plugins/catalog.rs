@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::{self, Cache};
+use super::cache::{self, Cache, Measured, Speed, Stamp};
 use super::device::Device;
 use super::discover::Folders;
 use super::error::PluginError;
@@ -12,9 +12,9 @@ use super::examine::examine_all;
 use super::manifest::Manifest;
 use super::probe::ProbedDevice;
 use super::prober::Prober;
-use super::rank::{self, Job};
+use super::rank::{self, Job, Need};
 use super::row::{DeviceRow, Row, Status};
-use super::trust;
+use super::{binary, trust};
 
 /// One row for every candidate file, in the order in which they were found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,6 +24,9 @@ pub struct Catalog {
     /// Where they were looked for.
     #[serde(skip)]
     folders: Vec<PathBuf>,
+    /// The folder of the cache.
+    #[serde(skip)]
+    cache: Option<PathBuf>,
 }
 
 /// A device that was chosen.
@@ -36,6 +39,8 @@ pub struct Choice {
     /// The device.
     pub device: ProbedDevice,
     sha256: String,
+    /// Where it is remembered what was asked.
+    cache: Option<PathBuf>,
 }
 
 impl Catalog {
@@ -55,7 +60,8 @@ impl Catalog {
         cache.write();
         refuse_duplicates(&mut plugins);
         rank_devices(&mut plugins, &Job::any());
-        Ok(Catalog { plugins, folders: folders.paths().map(Path::to_path_buf).collect() })
+        let folders = folders.paths().map(Path::to_path_buf).collect();
+        Ok(Catalog { plugins, folders, cache: prober.cache.clone() })
     }
 
     /// Whether there is more than one device to choose from, of which `backend` names none.
@@ -68,6 +74,32 @@ impl Catalog {
         self.plugins.iter().filter(move |row| {
             row.status == Status::Ready && (backend == "auto" || row.name.as_deref() == Some(backend))
         })
+    }
+
+    /// Asks again, all at once, how much memory the devices have free that `backend` may mean: that is never remembered.
+    /// One that does not answer now is not used now.
+    pub fn renew(&mut self, prober: &Prober, backend: &str) {
+        let meant: Vec<PathBuf> = self.of_backend(backend).map(|row| row.path.clone()).collect();
+        std::thread::scope(|scope| {
+            for row in self.plugins.iter_mut().filter(|row| meant.contains(&row.path)) {
+                scope.spawn(|| {
+                    if let Some(manifest) = row.manifest.clone() {
+                        row.renew(&prober.probe(&row.path, &manifest).report);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Foresees what a job asks of each device: `need` is told what the device has itself, how it lays out memory and
+    /// the element type.
+    pub fn foresee(&mut self, job: &Job, need: impl Fn(&Speed, &str) -> Option<Need>) {
+        for device in self.plugins.iter_mut().flat_map(|row| &mut row.devices) {
+            let dtype = job.dtype_on(device);
+            if let Some(Measured::Speed(speed)) = device.measured.get(&dtype) {
+                device.need = need(speed, &dtype);
+            }
+        }
     }
 
     /// Ranks the devices for a job, by the speeds that were measured.
@@ -112,7 +144,8 @@ impl Catalog {
             }
         };
         let Some(manifest) = row.manifest else { return Err(self.not_usable(name)) };
-        Ok(Choice { path: row.path, manifest, device: device.device, sha256: row.sha256 })
+        let cache = self.cache.clone();
+        Ok(Choice { path: row.path, manifest, device: device.device, sha256: row.sha256, cache })
     }
 
     /// All devices, those that `backend` may mean first, by rank: what to use, and what to turn to if it fails.
@@ -127,8 +160,13 @@ impl Catalog {
         let same = |row: &Row| row.name.as_deref() == Some(&first.manifest.name);
         rows.sort_by_key(|(row, device)| (backend != "auto" && !same(row), device.rank));
         let choice = |(row, device): (&Row, &DeviceRow)| {
-            let (path, sha256) = (row.path.clone(), row.sha256.clone());
-            Some(Choice { path, manifest: row.manifest.clone()?, device: device.device.clone(), sha256 })
+            Some(Choice {
+                path: row.path.clone(),
+                manifest: row.manifest.clone()?,
+                device: device.device.clone(),
+                sha256: row.sha256.clone(),
+                cache: self.cache.clone(),
+            })
         };
         let others: Vec<Choice> =
             rows.into_iter().filter_map(choice).filter(|choice| *choice != first).collect();
@@ -185,11 +223,25 @@ impl Choice {
         let refused = |reason| PluginError::Refused { path: self.path.clone(), reason };
         let (file, metadata) = trust::open(&self.path).map_err(refused)?;
         trust::check(&self.path, &metadata).map_err(refused)?;
-        let hash = cache::sha256(file).map_err(|error| refused(format!("cannot be read: {error}")))?;
-        if hash != self.sha256 {
-            return Err(refused("has changed since it was asked for its devices: start again".into()));
+        let unreadable = |error| refused(format!("cannot be read: {error}"));
+        let changed = || {
+            let mut cache = Cache::read(self.cache.as_deref());
+            cache.forget(&self.path.to_string_lossy());
+            cache.write();
+            refused("has changed since it was asked for its devices: start again".into())
+        };
+        binary::check_size(metadata.len()).map_err(refused)?;
+        if cache::sha256(file).map_err(unreadable)? != self.sha256 {
+            return Err(changed());
         }
-        Device::open(&self.path, &self.manifest, self.device.index, options)
+        let device = Device::open(&self.path, &self.manifest, self.device.index, options)?;
+        // The system's loader goes by the name, which may have led to another file by then.
+        let (file, now) = trust::open(&self.path).map_err(refused)?;
+        if Stamp::of(&now) != Stamp::of(&metadata) && cache::sha256(file).map_err(unreadable)? != self.sha256
+        {
+            return Err(changed());
+        }
+        Ok(device)
     }
 }
 
@@ -227,7 +279,11 @@ fn rank_devices(rows: &mut [Row], job: &Job) {
         let before = rank.checked_sub(1).map(|before| order[before]);
         let tie = before.filter(|&before| rank::is_tie(job, &device(rows, before), &this)).map(|before| {
             let (name, index) = (rows[before.0].name.as_deref(), device(rows, before).device.index);
-            format!("is about as fast as {}:{index}", name.unwrap_or_default())
+            let first = format!("is about as fast as {}:{index}", name.unwrap_or_default());
+            match rank::tie_by_ops(&device(rows, before), &this) {
+                Some(why) => format!("{first}, {why}"),
+                None => first,
+            }
         });
         let row = &mut rows[at.0].devices[at.1];
         row.rank = rank + 1;

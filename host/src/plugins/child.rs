@@ -1,12 +1,11 @@
-//! A question to a plugin, asked in a child process that may do what it likes: it has a process group, a deadline
-//! and bounds of its own, and nothing of it is left when the answer is there.
+//! A question to a plugin, asked in a child process that may do what it likes: it has a session (and no terminal), a
+//! deadline and bounds of its own, and nothing of it is left when the answer is there.
 //!
 //! The answer comes over a socket that the child has instead of standard input and hides from the plugin; it
 //! carries a number that only this question had. What the child prints is kept, a little of it, to be shown.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
+use super::orphans;
 use super::process::{MARK, random, signal_name, sweep};
 
 /// The hidden subcommand by which a child answers (`worker`).
@@ -27,6 +27,8 @@ const MAX_ANSWER: usize = 1 << 20;
 const MAX_OUTPUT: usize = 4 << 10;
 /// How often the child is looked at while it is silent.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked for processes that it has started.
+const LOOK_AROUND: Duration = Duration::from_millis(250);
 
 /// What the child reads.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +61,8 @@ pub(super) struct Bounds {
 pub(super) enum Failure {
     /// The deadline has passed.
     Late(String),
+    /// Something killed it, perhaps the system for lack of memory.
+    Killed(String),
     /// Anything else that the child did.
     Died(String),
     /// No fault of the plugin: no child could be started.
@@ -72,9 +76,11 @@ pub(super) fn ask(program: &Path, task: Value, bounds: Bounds) -> Result<Value, 
     let (mut ours, theirs) = UnixStream::pair().map_err(not_asked)?;
     let (number, mark) = (random(), random());
     let mut command = Command::new(program);
-    command.arg(SUBCOMMAND).env(MARK, &mark).process_group(0);
+    command.arg(SUBCOMMAND).env(MARK, &mark);
     command.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Held until the child is gone and reaped.
+    let _orphans = orphans::adopt();
     let child = command.spawn().map_err(not_asked)?;
     // The command holds the child's end of the socket; kept, it would hide that the child is gone.
     drop(command);
@@ -104,7 +110,12 @@ pub(super) fn ask(program: &Path, task: Value, bounds: Bounds) -> Result<Value, 
             bounds.memory >> 20
         ))),
         Waited::Garbage => Err(Failure::Died(format!("gave an answer that is none{words}"))),
-        Waited::Gone => Err(Failure::Died(format!("{}{words}", ending(status)))),
+        Waited::Gone => {
+            use std::os::unix::process::ExitStatusExt;
+            let killed = status.and_then(|status| status.signal()) == Some(Signal::KILL.as_raw());
+            let reason = format!("{}{words}", ending(status));
+            Err(if killed { Failure::Killed(reason) } else { Failure::Died(reason) })
+        }
     }
 }
 
@@ -216,27 +227,40 @@ fn is_timeout(error: &io::Error) -> bool {
 struct Watch {
     /// None where the system does not tell of processes.
     system: Option<System>,
-    pid: sysinfo::Pid,
+    /// The child, and what it has started.
+    pids: Vec<sysinfo::Pid>,
+    looked_around: Instant,
 }
 
 impl Watch {
     fn new(pid: u32) -> Watch {
-        Watch { system: System::new().ok(), pid: sysinfo::Pid::from_u32(pid) }
+        let pids = vec![sysinfo::Pid::from_u32(pid)];
+        Watch { system: System::new().ok(), pids, looked_around: Instant::now() }
     }
 
-    fn process(&mut self) -> Option<&sysinfo::Process> {
+    fn refresh(&mut self) -> Option<&System> {
+        if self.looked_around.elapsed() > LOOK_AROUND {
+            let child = self.pids[0];
+            self.pids.truncate(1);
+            self.pids.extend(orphans::started_by(child.as_u32()).into_iter().map(sysinfo::Pid::from_u32));
+            self.looked_around = Instant::now();
+        }
         let what = ProcessRefreshKind::nothing().with_memory();
         let system = self.system.as_mut()?;
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[self.pid]), true, what);
-        system.process(self.pid)
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&self.pids), true, what);
+        Some(system)
     }
 
     fn memory(&mut self) -> u64 {
-        self.process().map_or(0, sysinfo::Process::memory)
+        self.refresh();
+        let Some(system) = &self.system else { return 0 };
+        self.pids.iter().filter_map(|pid| system.process(*pid)).map(sysinfo::Process::memory).sum()
     }
 
     fn is_stopped(&mut self) -> bool {
-        self.process().is_some_and(|process| process.status() == sysinfo::ProcessStatus::Stop)
+        let child = self.pids[0];
+        let process = self.refresh().and_then(|system| system.process(child));
+        process.is_some_and(|process| process.status() == sysinfo::ProcessStatus::Stop)
     }
 }
 

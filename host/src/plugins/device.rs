@@ -57,7 +57,7 @@ impl Device {
     ) -> Result<Device, PluginError> {
         tracing::info!("{}:{index} is used; loading {}", manifest.name, path.display());
         let module = load(path, manifest)
-            .map_err(|reason| PluginError::Refused { path: path.to_path_buf(), reason })?;
+            .map_err(|refusal| PluginError::Refused { path: path.to_path_buf(), reason: refusal.reason })?;
         let options = Value::Object(options.clone()).to_string();
         let object = module.open()(index, RStr::from_str(&options));
         let object = object.into_result().map_err(|error| device_error(&manifest.name, error))?;

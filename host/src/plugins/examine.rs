@@ -58,6 +58,7 @@ fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Re
         trust::check(&path, &metadata)?;
     }
     // One that was too slow is asked again where it is given longer.
+    row.stamp = Some(Stamp::of(&metadata));
     let known = cache.find(&path, &metadata, surroundings);
     let known = known.filter(|entry| entry.waited.is_none_or(|waited| waited >= prober.timeout));
     if let Some(entry) = known {
@@ -78,9 +79,14 @@ fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Re
     let needs = needs::resolve(&path, needed)?;
     row.sha256 = hash(again).map_err(|error| format!("cannot be read: {error}"))?;
     let asked = prober.probe(&path, &manifest);
+    let stamp = Stamp::of(&metadata);
+    if trust::look(&path).map(|now| Stamp::of(&now)) != Ok(stamp) {
+        return Err("was changed while it was asked for its devices: ask again".into());
+    }
+    row.stamp = Some(stamp);
     row.take(&asked.report);
-    Ok(asked.lasting.then(|| Entry {
-        stamp: Stamp::of(&metadata),
+    Ok(asked.report.is_lasting().then(|| Entry {
+        stamp,
         sha256: row.sha256.clone(),
         surroundings: surroundings.into(),
         when: cache::now(),

@@ -7,16 +7,36 @@ use finetune_plugin_api::abi::PluginModule_Ref;
 
 use super::manifest::Manifest;
 
+/// Why a library is not used.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// The end of a sentence that begins with the file's name.
+    pub reason: String,
+    /// Whether it will be the same as long as the file is: not where the system lacks something.
+    pub lasting: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal { reason, lasting: true }
+    }
+}
+
 /// Loads the library and checks that what it exports has the layout that this host expects. It is never
 /// unloaded: threads and statics of it may live on.
 ///
 /// # Errors
-/// The end of a sentence that begins with the file's name.
-pub fn load(path: &Path, manifest: &Manifest) -> Result<PluginModule_Ref, String> {
-    let header = lib_header_from_path(path).map_err(sentence)?;
+/// The library is not used.
+pub(super) fn load(path: &Path, manifest: &Manifest) -> Result<PluginModule_Ref, Refusal> {
+    let refused = |error| {
+        // What the system's loader misses can come without this file's changing.
+        let lasting = !matches!(error, LibraryError::OpenError { .. });
+        Refusal { reason: sentence(error), lasting }
+    };
+    let header = lib_header_from_path(path).map_err(refused)?;
     check_version(header, manifest)?;
     // `RootModule::load_from` keeps one module per type, so that a second plugin would be the first.
-    header.init_root_module::<PluginModule_Ref>().map_err(sentence)
+    header.init_root_module::<PluginModule_Ref>().map_err(refused)
 }
 
 /// What the manifest says was read before; this is what the code was compiled with.

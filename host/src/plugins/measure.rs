@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::cache::{self, Cache, Measured};
+use super::cache::{self, Cache, Measured, Stamp};
 use super::catalog::Catalog;
 use super::prober::{Prober, Unmeasured};
 use super::row::{DeviceRow, Row};
+use super::trust;
 
 /// Devices of one plugin that are measured; a machine has at most 16 of a kind, and a plugin could claim any number.
 const MAX_DEVICES: usize = 16;
@@ -22,7 +23,7 @@ impl Catalog {
         let mut cache = Cache::read(prober.cache.as_deref());
         let began = Instant::now();
         for row in self.plugins.iter_mut().filter(|row| meant.contains(&row.path)) {
-            let Row { path, manifest: Some(manifest), devices, .. } = row else { continue };
+            let Row { path, manifest: Some(manifest), devices, stamp, .. } = row else { continue };
             for (number, device) in devices.iter_mut().enumerate() {
                 let index = device.device.index;
                 for &dtype in dtypes {
@@ -36,7 +37,9 @@ impl Catalog {
                         Some(skipped) => Err(skipped),
                         None => {
                             tell(&name);
-                            prober.measure(path, manifest, index, dtype)
+                            let speed = prober.measure(path, manifest, index, dtype);
+                            let now = trust::look(path).ok().map(|now| Stamp::of(&now));
+                            if now == *stamp { speed } else { Err(changed()) }
                         }
                     };
                     tracing::info!("{name}: {asked:?}");
@@ -54,6 +57,12 @@ impl Catalog {
         }
         cache.write();
     }
+}
+
+/// What was measured is not the file that was asked for its devices.
+fn changed() -> Unmeasured {
+    let reason = "was changed while it was measured".into();
+    Unmeasured { reason, lasting: false, late: false }
 }
 
 /// Why a device is not measured: its plugin claims too many, all together take too long, or it did not come to an end

@@ -19,6 +19,8 @@ mod load;
 pub mod manifest;
 mod measure;
 mod needs;
+#[cfg(unix)]
+mod orphans;
 pub mod probe;
 mod prober;
 #[cfg(unix)]
@@ -34,8 +36,8 @@ pub use catalog::{Catalog, Choice};
 pub use device::{Buffer, Compiled, Device, SharedBytes};
 pub use discover::Folders;
 pub use error::{DeviceError, PluginError};
-pub use prober::{MEASURE_TIMEOUT, PROBE_TIMEOUT, Prober};
-pub use rank::Job;
+pub use prober::{MEASURE_TIMEOUT, PROBE_TIMEOUT, Prober, Unmeasured};
+pub use rank::{Job, Need};
 pub use row::{DeviceRow, Row, Status};
 pub use trust::privileges_are_raised;
 #[cfg(unix)]

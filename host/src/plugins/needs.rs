@@ -36,8 +36,13 @@ pub(super) fn resolve(plugin: &Path, needs: Needs) -> Result<Vec<(PathBuf, Stamp
             }
             match system.find(&library, &needs, &rpaths, name) {
                 Found::System => {}
-                Found::At(path) => {
+                Found::InWorkingFolder => return Err(in_working_folder(name, &library)),
+                Found::At { path, said_by_user } => {
                     let Ok((file, metadata)) = trust::open(&path) else { continue };
+                    // Its code runs as the plugin's does. Where the user says by a variable, it is the user's affair.
+                    if !said_by_user {
+                        trust::check(&path, &metadata).map_err(|why| format!("needs {name}, which {why}"))?;
+                    }
                     found.push((path.clone(), Stamp::of(&metadata)));
                     // What it says of itself is the loader's business if it cannot be read here.
                     open.extend(binary::read_needs(file).ok().map(|needs| (path, needs, rpaths.clone())));
@@ -65,10 +70,24 @@ pub(super) fn missing(name: &str, library: &Path, plugin: &Path) -> String {
     )
 }
 
+fn in_working_folder(name: &str, library: &Path) -> String {
+    let file = library.file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "would take {name} from the working directory, because {file} names a folder to search that is relative; its \
+         author has to build it with $ORIGIN"
+    )
+}
+
 enum Found {
     /// In the system's care.
     System,
-    At(PathBuf),
+    At {
+        path: PathBuf,
+        /// By a variable of the environment.
+        said_by_user: bool,
+    },
+    /// Where the loader would look is wherever the program was started.
+    InWorkingFolder,
     Nowhere,
 }
 
@@ -78,6 +97,8 @@ struct System {
     listed: Vec<String>,
     /// `LD_LIBRARY_PATH`.
     given: Vec<PathBuf>,
+    /// What this program needs itself is loaded already, and not looked for again.
+    loaded: Vec<String>,
 }
 
 impl System {
@@ -90,7 +111,13 @@ impl System {
         let listed = listed.map(|text| String::from_utf8_lossy(text).into_owned()).collect();
         let variable = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
         let given = trust::variable(variable).unwrap_or_default();
-        System { listed, given: std::env::split_paths(&given).collect() }
+        let program = std::env::current_exe().and_then(File::open).ok();
+        let loaded = program.and_then(|file| binary::read_needs(file).ok());
+        System {
+            listed,
+            given: std::env::split_paths(&given).collect(),
+            loaded: loaded.map(|needs| needs.names).unwrap_or_default(),
+        }
     }
 
     fn find(&self, library: &Path, needs: &Needs, rpaths: &[PathBuf], name: &str) -> Found {
@@ -103,15 +130,28 @@ impl System {
     /// As ld.so(8) says.
     fn find_on_linux(&self, library: &Path, needs: &Needs, rpaths: &[PathBuf], name: &str) -> Found {
         if name.contains('/') {
-            return at(expanded(library, name)).unwrap_or(Found::Nowhere);
+            let path = expanded(library, name);
+            return match path.is_relative() {
+                true => Found::InWorkingFolder,
+                false => at(path).unwrap_or(Found::Nowhere),
+            };
+        }
+        if self.loaded.iter().any(|loaded| loaded == name) || name.starts_with("ld-linux") {
+            return Found::System;
         }
         // A library with a DT_RUNPATH asks no DT_RPATH, not even of those that brought it.
-        let before = rpaths.iter().filter(|_| needs.runpath.is_none()).cloned();
+        let before = rpaths.iter().filter(|_| needs.runpath.is_none()).map(|folder| (folder.clone(), false));
+        let given = self.given.iter().map(|folder| (folder.clone(), true));
         let runpath = needs.runpath.iter().flatten();
-        let after = runpath.map(|folder| expanded(library, folder));
-        let mut named = before.chain(self.given.iter().cloned()).chain(after);
-        if let Some(found) = named.find_map(|folder| at(folder.join(name))) {
-            return found;
+        let after = runpath.map(|folder| (expanded(library, folder), false));
+        for (folder, said_by_user) in before.chain(given).chain(after) {
+            if folder.is_relative() && !said_by_user {
+                return Found::InWorkingFolder;
+            }
+            let path = folder.join(name);
+            if is_for_this_machine(&path) {
+                return Found::At { path, said_by_user };
+            }
         }
         let end = format!("/{name}");
         let listed = self.listed.iter().filter(|path| path.ends_with(&end)).map(PathBuf::from);
@@ -147,7 +187,7 @@ fn find_on_macos(library: &Path, needs: &Needs, name: &str) -> Found {
 }
 
 fn at(path: PathBuf) -> Option<Found> {
-    is_for_this_machine(&path).then_some(Found::At(path))
+    is_for_this_machine(&path).then_some(Found::At { path, said_by_user: false })
 }
 
 fn expanded(library: &Path, text: &str) -> PathBuf {
@@ -248,6 +288,32 @@ mod tests {
         assert!(check(&at("plugin.so")).is_err());
     }
 
+    /// A plugin's libraries are code as much as it is: what others may write, and what would come from the working
+    /// directory, keeps it from being loaded.
+    #[test]
+    fn needed_libraries_are_trusted_no_more_than_plugins() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let here = format!("-L{}", folder.path().display());
+        build(&at("libnear.so"), &[]);
+        let plugin = |path: &str| build(&at("plugin.so"), &[&here, "-lnear", &format!("-Wl,-rpath,{path}")]);
+        plugin("$ORIGIN");
+        check(&at("plugin.so")).unwrap();
+        fs::set_permissions(at("libnear.so"), fs::Permissions::from_mode(0o666)).unwrap();
+        let reason = check(&at("plugin.so")).unwrap_err();
+        assert!(reason.starts_with("needs libnear.so, which may be written by everyone: `chmod"), "{reason}");
+        fs::set_permissions(at("libnear.so"), fs::Permissions::from_mode(0o644)).unwrap();
+        for path in ["libs", ".", "libs:$ORIGIN", ":$ORIGIN"] {
+            plugin(path);
+            let reason = check(&at("plugin.so")).unwrap_err();
+            assert!(reason.contains("from the working directory"), "{path:?}: {reason}");
+        }
+        // Found before, it is not looked for there.
+        plugin("$ORIGIN:libs");
+        check(&at("plugin.so")).unwrap();
+    }
+
     #[test]
     fn on_macos_what_is_relative_is_looked_for_and_the_rest_is_the_systems() {
         let folder = tempfile::tempdir().unwrap();
@@ -256,8 +322,8 @@ mod tests {
         let plugin = folder.path().join("p.dylib");
         let needs = Needs { rpath: vec!["@loader_path/lib".into()], ..Needs::default() };
         let found = |name: &str| find_on_macos(&plugin, &needs, name);
-        assert!(matches!(found("@rpath/libnear.dylib"), Found::At(_)));
-        assert!(matches!(found("@loader_path/lib/libnear.dylib"), Found::At(_)));
+        assert!(matches!(found("@rpath/libnear.dylib"), Found::At { .. }));
+        assert!(matches!(found("@loader_path/lib/libnear.dylib"), Found::At { .. }));
         assert!(matches!(found("@rpath/libfar.dylib"), Found::Nowhere));
         assert!(matches!(found("/usr/lib/libSystem.B.dylib"), Found::System));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use finetune_plugin_api::abi::{DeviceInfo, ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use super::load::load;
+use super::load::{Refusal, load};
 use super::manifest::Manifest;
 
 /// What came of asking. It can be written down and read again, so that the asking can be done elsewhere.
@@ -26,16 +26,50 @@ pub enum ProbeReport {
     Refused {
         /// The end of a sentence that begins with the file's name.
         reason: String,
+        /// Whether it will be the same as long as the file is.
+        lasting: bool,
     },
 }
+
+/// Devices that a plugin may list: more are a mistake, and nobody reads so long a table.
+const MOST_DEVICES: usize = 64;
+/// Characters of a name and of a reason.
+const LONGEST_NAME: usize = 120;
+const LONGEST_REASON: usize = 1000;
 
 impl ProbeReport {
     /// The report as it can be relied on, wherever it comes from.
     pub(super) fn checked(self) -> ProbeReport {
         match self {
             ProbeReport::Ready { devices } => report(devices),
-            other => other,
+            ProbeReport::Unavailable { reason } => {
+                ProbeReport::Unavailable { reason: shortened(reason, LONGEST_REASON) }
+            }
+            ProbeReport::Refused { reason, lasting } => {
+                ProbeReport::Refused { reason: shortened(reason, LONGEST_REASON), lasting }
+            }
         }
+    }
+
+    /// Refused for good.
+    pub(super) fn refused(reason: impl Into<String>) -> ProbeReport {
+        ProbeReport::Refused { reason: reason.into(), lasting: true }
+    }
+
+    /// Whether the same file would say the same the next time: not what it says of hardware that is not there.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            ProbeReport::Ready { .. } => true,
+            ProbeReport::Unavailable { .. } => false,
+            ProbeReport::Refused { lasting, .. } => *lasting,
+        }
+    }
+}
+
+fn shortened(text: String, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }
 
@@ -62,7 +96,7 @@ pub struct ProbedDevice {
 pub fn probe(path: &Path, manifest: &Manifest) -> ProbeReport {
     let module = match load(path, manifest) {
         Ok(module) => module,
-        Err(reason) => return ProbeReport::Refused { reason },
+        Err(Refusal { reason, lasting }) => return ProbeReport::Refused { reason, lasting },
     };
     match module.probe()("{}".into()).into_result() {
         Ok(devices) => report(devices.iter().map(ProbedDevice::from).collect()),
@@ -72,20 +106,34 @@ pub fn probe(path: &Path, manifest: &Manifest) -> ProbeReport {
                 ErrorKind::Unavailable => ProbeReport::Unavailable { reason: message },
                 kind => ProbeReport::Refused {
                     reason: format!("failed when it was asked for devices: {}: {message}", kind.words()),
+                    // A device that is busy or was lost may be there again.
+                    lasting: !matches!(kind, ErrorKind::OutOfMemory | ErrorKind::DeviceLost),
                 },
             }
         }
     }
 }
 
-fn report(devices: Vec<ProbedDevice>) -> ProbeReport {
+fn report(mut devices: Vec<ProbedDevice>) -> ProbeReport {
     if devices.is_empty() {
         return ProbeReport::Unavailable { reason: "it found no device that it could use".into() };
     }
+    if devices.len() > MOST_DEVICES {
+        let count = devices.len();
+        return ProbeReport::refused(format!(
+            "is faulty: it lists {count} devices, at most {MOST_DEVICES} can be"
+        ));
+    }
+    for device in &mut devices {
+        for text in [&mut device.name, &mut device.kind].into_iter().chain(&mut device.dtypes) {
+            *text = shortened(std::mem::take(text), LONGEST_NAME);
+        }
+        device.dtypes.truncate(MOST_DEVICES);
+    }
     for (i, device) in devices.iter().enumerate() {
         if devices[..i].iter().any(|earlier| earlier.index == device.index) {
-            let reason = format!("is faulty: it lists two devices with the number {}", device.index);
-            return ProbeReport::Refused { reason };
+            let number = device.index;
+            return ProbeReport::refused(format!("is faulty: it lists two devices with the number {number}"));
         }
     }
     ProbeReport::Ready { devices }
@@ -123,12 +171,31 @@ mod tests {
         assert!(matches!(report(vec![]), ProbeReport::Unavailable { .. }));
     }
 
+    /// What a plugin says goes into a table and a file; it must not fill either.
+    #[test]
+    fn a_plugin_cannot_say_too_much() {
+        assert!(matches!(report((0..64).map(device).collect()), ProbeReport::Ready { .. }));
+        assert!(matches!(report((0..65).map(device).collect()), ProbeReport::Refused { .. }));
+        let long = "é".repeat(1 << 20);
+        let named = ProbedDevice { name: long.clone(), dtypes: vec![long.clone(); 1000], ..device(0) };
+        let reports = [
+            ProbeReport::Ready { devices: vec![named] },
+            ProbeReport::refused(long.clone()),
+            ProbeReport::Unavailable { reason: long },
+        ];
+        for report in reports {
+            let text = serde_json::to_string(&report.checked()).unwrap();
+            assert!(text.len() < 20_000, "{} bytes", text.len());
+        }
+    }
+
     #[test]
     fn a_report_survives_being_written_down() {
         for report in [
             ProbeReport::Ready { devices: vec![device(3)] },
             ProbeReport::Unavailable { reason: "no driver".into() },
-            ProbeReport::Refused { reason: "panicked".into() },
+            ProbeReport::refused("panicked"),
+            ProbeReport::Refused { reason: "needs libx.so".into(), lasting: false },
         ] {
             let text = serde_json::to_string(&report).unwrap();
             assert_eq!(serde_json::from_str::<ProbeReport>(&text).unwrap(), report);

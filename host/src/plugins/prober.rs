@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use finetune_plugin_api::abi::ErrorKind;
 use serde::{Deserialize, Serialize};
 
 use super::cache::{self, Speed};
 #[cfg(unix)]
 use super::child::{self, Bounds, Failure};
 use super::device::Device;
+use super::error::PluginError;
 use super::manifest::Manifest;
 use super::probe::{ProbeReport, probe};
 
@@ -42,25 +44,37 @@ struct Task {
 }
 
 /// What a child says of a measurement.
-type MeasureReport = Result<Speed, String>;
+type MeasureReport = Result<Speed, Unmeasured>;
 
 /// What came of asking.
 pub(super) struct Asked {
     pub report: ProbeReport,
-    /// Whether it would be the same the next time.
-    pub lasting: bool,
     /// How long it was waited for, if it did not answer.
     pub waited: Option<Duration>,
 }
 
 /// Why a device has no speed.
-#[derive(Debug)]
-pub(super) struct Unmeasured {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Unmeasured {
+    /// The end of a sentence that begins with the plugin's file name.
     pub reason: String,
     /// Whether it would be the same the next time.
     pub lasting: bool,
     /// Whether it did not come to an end.
     pub late: bool,
+}
+
+impl Unmeasured {
+    /// A failure of the device that it would have again.
+    pub fn lasting(reason: String) -> Unmeasured {
+        Unmeasured { reason, lasting: true, late: false }
+    }
+
+    /// A failure of the device in a call: one that is busy, or was lost, may do better the next time.
+    pub fn of_kind(kind: ErrorKind, reason: String) -> Unmeasured {
+        let passing = [ErrorKind::OutOfMemory, ErrorKind::DeviceLost, ErrorKind::Unavailable];
+        Unmeasured { lasting: !passing.contains(&kind), ..Unmeasured::lasting(reason) }
+    }
 }
 
 impl Prober {
@@ -104,35 +118,28 @@ impl Prober {
         let bounds =
             Bounds { deadline: self.timeout, memory: self.memory.unwrap_or_else(|| share_of_memory(4)) };
         let answer = child::ask(&self.program, json(&task), bounds);
-        let refused = |reason| ProbeReport::Refused { reason };
-        match answer {
-            Ok(value) => match serde_json::from_value::<ProbeReport>(value) {
-                Ok(report) => {
-                    let lasting = !matches!(report, ProbeReport::Unavailable { .. });
-                    Asked { report: report.checked(), lasting, waited: None }
-                }
-                Err(_) => Asked {
-                    report: refused("gave an answer that is none".into()),
-                    lasting: true,
-                    waited: None,
-                },
-            },
-            Err(Failure::Late(reason)) => Asked {
-                report: refused(format!("{reason} (--probe-timeout SECONDS gives it longer)")),
-                lasting: true,
-                waited: Some(self.timeout),
-            },
-            Err(Failure::Died(reason)) => Asked { report: refused(reason), lasting: true, waited: None },
-            Err(Failure::NotAsked(reason)) => Asked { report: refused(reason), lasting: false, waited: None },
-        }
+        let refused = |reason: String| ProbeReport::refused(reason);
+        let (report, waited) = match answer {
+            Ok(value) => {
+                let report = serde_json::from_value::<ProbeReport>(value);
+                (report.unwrap_or_else(|_| refused("gave an answer that is none".into())), None)
+            }
+            Err(Failure::Late(reason)) => {
+                let reason = format!("{reason} (--probe-timeout SECONDS gives it longer)");
+                (refused(reason), Some(self.timeout))
+            }
+            Err(Failure::Died(reason)) => (refused(reason), None),
+            Err(Failure::Killed(reason) | Failure::NotAsked(reason)) => {
+                (ProbeReport::Refused { reason, lasting: false }, None)
+            }
+        };
+        Asked { report: report.checked(), waited }
     }
 
     /// Without process groups and sockets to inherit, the plugin is asked where the host runs.
     #[cfg(not(unix))]
     pub(super) fn probe(&self, path: &Path, manifest: &Manifest) -> Asked {
-        let report = probe(path, manifest);
-        let lasting = !matches!(report, ProbeReport::Unavailable { .. });
-        Asked { report, lasting, waited: None }
+        Asked { report: probe(path, manifest).checked(), waited: None }
     }
 
     /// The speed of a device at an element type.
@@ -150,18 +157,19 @@ impl Prober {
         let measure = Some((device, dtype.to_string()));
         let task = Task { path: path.into(), manifest: manifest.clone(), measure };
         let bounds = Bounds { deadline: self.measure_timeout, memory: share_of_memory(2) };
-        let lasting = |reason| Unmeasured { reason, lasting: true, late: false };
+        let lasting = Unmeasured::lasting;
         match child::ask(&self.program, json(&task), bounds) {
             Ok(value) => serde_json::from_value::<MeasureReport>(value)
-                .unwrap_or_else(|_| Err("gave an answer that is none".into()))
+                .unwrap_or_else(|_| Err(lasting("gave an answer that is none".into())))
                 .and_then(|speed| match speed.tokens_per_s.is_finite() && speed.tokens_per_s > 0.0 {
                     true => Ok(speed),
-                    false => Err(format!("gave a speed that is none: {}", speed.tokens_per_s)),
-                })
-                .map_err(lasting),
+                    false => Err(lasting(format!("gave a speed that is none: {}", speed.tokens_per_s))),
+                }),
             Err(Failure::Late(reason)) => Err(Unmeasured { late: true, ..lasting(reason) }),
             Err(Failure::Died(reason)) => Err(lasting(reason)),
-            Err(Failure::NotAsked(reason)) => Err(Unmeasured { lasting: false, ..lasting(reason) }),
+            Err(Failure::Killed(reason) | Failure::NotAsked(reason)) => {
+                Err(Unmeasured { lasting: false, ..lasting(reason) })
+            }
         }
     }
 
@@ -181,7 +189,9 @@ impl Prober {
 /// # Errors
 /// This process was not started by the host.
 #[cfg(unix)]
-pub fn answer_as_child(measure: impl FnOnce(&Device, &str) -> Result<Speed, String>) -> std::io::Result<()> {
+pub fn answer_as_child(
+    measure: impl FnOnce(&Device, &str) -> Result<Speed, Unmeasured>,
+) -> std::io::Result<()> {
     super::worker::answer(|task| {
         let task: Task = match serde_json::from_value(task) {
             Ok(task) => task,
@@ -191,7 +201,11 @@ pub fn answer_as_child(measure: impl FnOnce(&Device, &str) -> Result<Speed, Stri
             None => json(&probe(&task.path, &task.manifest)),
             Some((device, dtype)) => {
                 let opened = Device::open(&task.path, &task.manifest, *device, &serde_json::Map::new());
-                json(&opened.map_err(|error| error.to_string()).and_then(|device| measure(&device, dtype)))
+                let opened = opened.map_err(|error| match &error {
+                    PluginError::Device(device) => Unmeasured::of_kind(device.kind, error.to_string()),
+                    _ => Unmeasured { lasting: false, ..Unmeasured::lasting(error.to_string()) },
+                });
+                json(&opened.and_then(|device| measure(&device, dtype)))
             }
         }
     })

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cache::{self, Entry, Measured};
+use super::cache::{self, Entry, Measured, Stamp};
 use super::manifest::Manifest;
 use super::probe::{ProbeReport, ProbedDevice};
+use super::rank::Need;
 
 /// A candidate file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,6 +36,9 @@ pub struct Row {
     /// Of the contents that were asked.
     #[serde(skip)]
     pub(super) sha256: String,
+    /// The file when it was looked at.
+    #[serde(skip)]
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// Whether a plugin can be used.
@@ -65,6 +69,9 @@ pub struct DeviceRow {
     /// What was measured, by element type.
     #[serde(skip)]
     pub measured: BTreeMap<String, Measured>,
+    /// What the job would ask of it, where that was foreseen.
+    #[serde(skip)]
+    pub need: Option<Need>,
 }
 
 impl Row {
@@ -81,6 +88,7 @@ impl Row {
             remembered: None,
             manifest: None,
             sha256: String::new(),
+            stamp: None,
         }
     }
 
@@ -112,14 +120,31 @@ impl Row {
                 self.status = Status::Unavailable;
                 self.reason = Some(reason.clone());
             }
-            ProbeReport::Refused { reason } => self.reason = Some(reason.clone()),
+            ProbeReport::Refused { reason, .. } => {
+                self.status = Status::Refused;
+                self.reason = Some(reason.clone());
+            }
         }
+        if self.status != Status::Ready {
+            self.devices.clear();
+        }
+    }
+
+    /// Takes from a newer answer what changes by itself: how much memory is free, and whether there is a device at all.
+    pub(super) fn renew(&mut self, report: &ProbeReport) {
+        let ProbeReport::Ready { devices } = report else { return self.take(report) };
+        for row in &mut self.devices {
+            if let Some(now) = devices.iter().find(|now| now.index == row.device.index) {
+                row.device.memory_available = now.memory_available;
+            }
+        }
+        self.devices.retain(|row| devices.iter().any(|now| now.index == row.device.index));
     }
 }
 
 impl DeviceRow {
     pub(super) fn of(device: ProbedDevice) -> DeviceRow {
-        DeviceRow { device, score: None, rank: 0, note: None, measured: Default::default() }
+        DeviceRow { device, score: None, rank: 0, note: None, measured: Default::default(), need: None }
     }
 
     /// What was measured before.

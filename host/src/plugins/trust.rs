@@ -32,6 +32,20 @@ pub(super) fn check(path: &Path, file: &Metadata) -> Result<(), String> {
     }
 }
 
+/// Whether others than the user and root can put something into a folder, or another in its place.
+///
+/// # Errors
+/// The end of a sentence that begins with the folder's name.
+pub(super) fn check_folder(path: &Path) -> Result<(), String> {
+    #[cfg(unix)]
+    return unix::check_folder(path);
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        Ok(())
+    }
+}
+
 /// Whether the program runs with more rights than whoever started it: then the environment is a stranger's word.
 pub fn privileges_are_raised() -> bool {
     #[cfg(unix)]
@@ -83,41 +97,137 @@ fn unreadable(error: std::io::Error) -> String {
 
 #[cfg(unix)]
 mod unix {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::ffi::OsString;
     use std::fs::Metadata;
     use std::os::unix::fs::MetadataExt;
-    use std::path::Path;
+    use std::path::{Component, Path, PathBuf};
 
     const OTHERS: u32 = 0o002;
     const GROUP: u32 = 0o020;
     const STICKY: u32 = 0o1000;
 
+    /// Links that are followed before a path is given up.
+    const MAX_LINKS: usize = 40;
+
     pub(super) fn check(path: &Path, file: &Metadata) -> Result<(), String> {
-        let real = path.canonicalize().map_err(super::unreadable)?;
-        if let Some(why) = unsafe_entry(&real, file, false) {
-            return Err(why);
+        let mut way = Way::to(path)?;
+        let searched = path.parent().and_then(|folder| folder.canonicalize().ok());
+        for folder in [searched.as_deref(), way.end.parent()].into_iter().flatten() {
+            way.folders.insert(folder.to_path_buf(), false);
         }
-        // The folder of a link counts as much as the one that it leads to.
-        let folder = path.parent().map(Path::canonicalize).transpose().map_err(super::unreadable)?;
-        for folder in [folder.as_deref(), real.parent()].into_iter().flatten() {
-            for (depth, ancestor) in folder.ancestors().enumerate() {
-                let metadata = ancestor.metadata().map_err(super::unreadable)?;
-                if let Some(why) = unsafe_entry(ancestor, &metadata, depth > 0) {
-                    return Err(format!("lies in a folder that is not safe: {} {why}", ancestor.display()));
+        match unsafe_entry(&way.end, &Entry::of(file), false) {
+            Some(why) => Err(why),
+            None => way.check(),
+        }
+    }
+
+    pub(super) fn check_folder(path: &Path) -> Result<(), String> {
+        let mut way = Way::to(path)?;
+        way.folders.insert(way.end.clone(), false);
+        way.check()
+    }
+
+    /// All that a path leads through: who can change any of it decides what the path means.
+    #[derive(Default)]
+    struct Way {
+        links: BTreeSet<PathBuf>,
+        /// Each with whether the sticky bit makes it safe: it keeps what is there from being replaced, but anyone may
+        /// put something new there, so not in a folder in which candidates are looked for.
+        folders: BTreeMap<PathBuf, bool>,
+        end: PathBuf,
+    }
+
+    impl Way {
+        fn check(&self) -> Result<(), String> {
+            for link in &self.links {
+                let metadata = link.symlink_metadata().map_err(super::unreadable)?;
+                // A link has no permissions of its own; whoever it belongs to can put another in its place.
+                if let Some(why) = belongs_to_another(link, metadata.uid()) {
+                    return Err(format!("is reached by a link that {why}"));
                 }
             }
+            for (folder, sticky_is_safe) in &self.folders {
+                let metadata = folder.metadata().map_err(super::unreadable)?;
+                if let Some(why) = unsafe_entry(folder, &Entry::of(&metadata), *sticky_is_safe) {
+                    return Err(format!("lies in a folder that is not safe: {} {why}", folder.display()));
+                }
+            }
+            Ok(())
         }
-        Ok(())
+
+        fn to(path: &Path) -> Result<Way, String> {
+            let path = std::path::absolute(path).map_err(super::unreadable)?;
+            let mut way = Way::default();
+            let mut at = PathBuf::from("/");
+            let mut left: Vec<OsString> = parts(&path);
+            while let Some(part) = left.pop() {
+                way.folders.entry(at.clone()).or_insert(true);
+                if part == ".." {
+                    at.pop();
+                    continue;
+                }
+                let next = at.join(&part);
+                if !next.symlink_metadata().map_err(super::unreadable)?.is_symlink() {
+                    at = next;
+                    continue;
+                }
+                let to = next.read_link().map_err(super::unreadable)?;
+                way.links.insert(next);
+                if way.links.len() > MAX_LINKS {
+                    return Err("is reached by more links than are followed".into());
+                }
+                if to.is_absolute() {
+                    at = PathBuf::from("/");
+                }
+                left.extend(parts(&to));
+            }
+            way.end = at;
+            Ok(way)
+        }
+    }
+
+    /// The last first.
+    fn parts(path: &Path) -> Vec<OsString> {
+        let parts = path.components().filter_map(|component| match component {
+            Component::Normal(part) => Some(part.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            _ => None,
+        });
+        let mut parts: Vec<OsString> = parts.collect();
+        parts.reverse();
+        parts
+    }
+
+    /// What decides who may write.
+    #[derive(Clone, Copy)]
+    pub(super) struct Entry {
+        pub owner: u32,
+        pub group: u32,
+        pub mode: u32,
+    }
+
+    impl Entry {
+        fn of(metadata: &Metadata) -> Entry {
+            Entry { owner: metadata.uid(), group: metadata.gid(), mode: metadata.mode() }
+        }
+    }
+
+    fn belongs_to_another(path: &Path, owner: u32) -> Option<String> {
+        let me = rustix::process::geteuid().as_raw();
+        (owner != me && owner != 0).then(|| {
+            format!(
+                "belongs to another user (number {owner}): take a copy of your own, or `chown {me} '{}'`",
+                path.display()
+            )
+        })
     }
 
     /// In a sticky folder nobody can replace what belongs to others; but anyone may put something new there.
-    fn unsafe_entry(path: &Path, metadata: &Metadata, sticky_is_safe: bool) -> Option<String> {
-        let me = rustix::process::geteuid().as_raw();
-        let (owner, mode) = (metadata.uid(), metadata.mode());
-        if owner != me && owner != 0 {
-            return Some(format!(
-                "belongs to another user (number {owner}): take a copy of your own, or `chown {me} '{}'`",
-                path.display()
-            ));
+    pub(super) fn unsafe_entry(path: &Path, entry: &Entry, sticky_is_safe: bool) -> Option<String> {
+        let &Entry { owner, group, mode } = entry;
+        if let Some(why) = belongs_to_another(path, owner) {
+            return Some(why);
         }
         if sticky_is_safe && mode & STICKY != 0 {
             return None;
@@ -125,10 +235,9 @@ mod unix {
         if mode & OTHERS != 0 {
             return Some(format!("may be written by everyone: `chmod go-w '{}'` mends it", path.display()));
         }
-        if mode & GROUP != 0 && !is_private_group(owner, metadata.gid()) {
+        if mode & GROUP != 0 && !is_private_group(owner, group) {
             return Some(format!(
-                "may be written by the group {}: `chmod g-w '{}'` mends it",
-                metadata.gid(),
+                "may be written by the group {group}: `chmod g-w '{}'` mends it",
                 path.display()
             ));
         }
@@ -242,6 +351,55 @@ mod tests {
         verdict(&link).unwrap();
         allow(target.parent().unwrap(), 0o777);
         assert!(verdict(&link).is_err());
+    }
+
+    /// Whoever can change a link on the way decides where the path leads, also after it was looked at.
+    #[test]
+    fn every_link_and_folder_on_the_way_counts() {
+        let (_folder, target) = plugin();
+        let (way, beside) = plugin();
+        let open = way.path().join("open");
+        fs::create_dir(&open).unwrap();
+        // safe/link.so -> open/second.so -> safe/a.so
+        std::os::unix::fs::symlink(&target, open.join("second.so")).unwrap();
+        let link = beside.with_file_name("link.so");
+        std::os::unix::fs::symlink(open.join("second.so"), &link).unwrap();
+        // A folder that is a link: safe/folder -> open/folder -> safe
+        std::os::unix::fs::symlink(target.parent().unwrap(), open.join("folder")).unwrap();
+        std::os::unix::fs::symlink("../open/folder", beside.with_file_name("folder")).unwrap();
+        let through = beside.with_file_name("folder").join("a.so");
+        for mode in [0o755, 0o1777] {
+            allow(&open, mode);
+            verdict(&link).unwrap();
+            verdict(&through).unwrap();
+        }
+        allow(&open, 0o777);
+        for path in [&link, &through] {
+            let reason = verdict(path).unwrap_err();
+            assert!(reason.contains("not safe") && reason.contains("open'` mends it"), "{reason}");
+        }
+        let round = beside.with_file_name("round.so");
+        std::os::unix::fs::symlink("round.so", &round).unwrap();
+        assert!(verdict(&round).unwrap_err().contains("leads nowhere"));
+    }
+
+    /// A group counts as everyone, unless nobody else is in it: the rule itself, whoever runs this.
+    #[test]
+    fn what_a_group_may_write_is_refused_with_the_command_that_mends_it() {
+        let me = rustix::process::geteuid().as_raw();
+        let verdict = |owner, mode, sticky_is_safe| {
+            let entry = unix::Entry { owner, group: 4_000_000_000, mode };
+            unix::unsafe_entry(Path::new("/p/a.so"), &entry, sticky_is_safe)
+        };
+        assert_eq!(verdict(me, 0o100_755, false), None);
+        assert_eq!(verdict(0, 0o100_755, false), None);
+        let reason = verdict(me, 0o100_775, false).unwrap();
+        assert!(reason.contains("group 4000000000: `chmod g-w '/p/a.so'` mends it"), "{reason}");
+        assert!(verdict(me, 0o41_777, false).is_some() && verdict(me, 0o41_777, true).is_none());
+        let reason = verdict(4_000_000_000, 0o100_755, false).unwrap();
+        assert!(reason.contains("belongs to another user"), "{reason}");
+        // The sticky bit does not keep the folder's owner out.
+        assert!(verdict(4_000_000_000, 0o41_777, true).is_some());
     }
 
     #[test]

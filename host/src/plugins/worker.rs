@@ -17,6 +17,10 @@ const MAX_QUESTION: u64 = 1 << 20;
 /// # Errors
 /// This process was not started by the host.
 pub fn answer(work: impl FnOnce(Value) -> Value) -> std::io::Result<()> {
+    // A session of its own has no terminal to read from or to write to, and is left by none of what it starts.
+    if let Err(error) = rustix::process::setsid() {
+        tracing::debug!("a plugin's child has no session of its own: {error}");
+    }
     // From here on nothing that the plugin reads, or starts, has the socket.
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;

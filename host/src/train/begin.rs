@@ -298,7 +298,7 @@ fn fit(
     Ok(Fits { planned, notes })
 }
 
-fn lora_settings(config: &RunConfig) -> LoraSettings<'_> {
+pub(super) fn lora_settings(config: &RunConfig) -> LoraSettings<'_> {
     LoraSettings {
         adapter: config.adapter.as_deref(),
         rank: config.rank,
@@ -308,7 +308,7 @@ fn lora_settings(config: &RunConfig) -> LoraSettings<'_> {
     }
 }
 
-fn loader_options(config: &RunConfig) -> LoaderOptions {
+pub(super) fn loader_options(config: &RunConfig) -> LoaderOptions {
     LoaderOptions {
         batch: config.batch,
         micro_batch: config.micro_batch,
@@ -321,7 +321,7 @@ fn loader_options(config: &RunConfig) -> LoaderOptions {
     }
 }
 
-fn adamw(config: &RunConfig) -> AdamW {
+pub(super) fn adamw(config: &RunConfig) -> AdamW {
     AdamW {
         beta1: config.beta1,
         beta2: config.beta2,

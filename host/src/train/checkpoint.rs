@@ -1,8 +1,10 @@
 //! Checkpoints: a folder that PEFT or transformers can load, with the optimizer's state beside it.
 //!
-//! Written aside and renamed, synced, and every file's SHA-256 kept in `state.json` and checked on reading.
+//! Written aside, synced and renamed. `SHA256SUMS` has the hash of every file, in the form that `sha256sum --check`
+//! reads, and all are checked before any of them is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -23,8 +25,9 @@ use super::error::TrainError;
 use super::session::Session;
 
 const STATE: &str = "state.json";
+const SUMS: &str = "SHA256SUMS";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a checkpoint knows besides tensors. The data position follows from the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,8 +44,9 @@ pub struct State {
     pub data: Fingerprint,
     /// The files that the model's frozen tensors come from.
     pub model: BTreeMap<String, Fingerprint>,
-    /// SHA-256 of every file of the checkpoint, lower-case hexadecimal.
-    pub files: BTreeMap<String, String>,
+    /// The other files of the checkpoint.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 impl State {
@@ -53,8 +57,15 @@ impl State {
         data: &Fingerprint,
         model: &BTreeMap<String, Fingerprint>,
     ) -> State {
-        let (data, model) = (data.clone(), model.clone());
-        State { version: VERSION, step, loss, precision, data, model, files: BTreeMap::new() }
+        State {
+            version: VERSION,
+            step,
+            loss,
+            precision,
+            data: data.clone(),
+            model: model.clone(),
+            files: Vec::new(),
+        }
     }
 }
 
@@ -85,13 +96,23 @@ pub fn save(session: &Session, path: &Path, mut state: State) -> Result<(), Trai
         None => save_model(session, folder.path())?,
     }
     save_optimizer(session, folder.path())?;
-    state.files = hashes(folder.path())?;
+    state.files = files(folder.path())?.iter().map(|path| file_name(path)).collect();
     let json = serde_json::to_vec_pretty(&state)
         .map_err(|error| TrainError::folder(path.join(STATE), format!("cannot be written: {error}")))?;
     fs::write(folder.path().join(STATE), json).map_err(TrainError::io("write", path.join(STATE)))?;
+    write_sums(folder.path())?;
     folder.commit()?;
     tracing::info!("step {}: the checkpoint {} is written and synced", state.step, path.display());
     Ok(())
+}
+
+/// Lists every file of a folder with its hash.
+fn write_sums(folder: &Path) -> Result<(), TrainError> {
+    let sums = hashes(folder)?.into_iter().fold(String::new(), |mut text, (name, hash)| {
+        let _ = writeln!(text, "{hash}  {name}");
+        text
+    });
+    fs::write(folder.join(SUMS), sums).map_err(TrainError::io("write", folder.join(SUMS)))
 }
 
 fn save_model(session: &Session, path: &Path) -> Result<(), TrainError> {
@@ -129,24 +150,43 @@ fn moments(session: &Session) -> Vec<(String, Vec<usize>)> {
 
 /// Reads and checks the checkpoint at `path`, without touching the device.
 pub fn check(path: &Path) -> Result<State, TrainError> {
+    let listed = check_sums(path)?;
     let file = path.join(STATE);
     let bytes = fs::read(&file).map_err(TrainError::io("read", &file))?;
     let state: State = serde_json::from_slice(&bytes)
         .map_err(|error| TrainError::folder(&file, format!("it is damaged: {error}")))?;
-    if state.version != VERSION {
-        return Err(TrainError::folder(
+    if let Some(name) = state.files.iter().find(|name| !listed.contains(*name)) {
+        return Err(TrainError::folder(path.join(SUMS), format!("it is cut off: it does not list {name}")));
+    }
+    match state.version == VERSION {
+        true => Ok(state),
+        false => Err(TrainError::folder(
             &file,
             format!("its format has version {}; this finetune reads version {VERSION}", state.version),
-        ));
+        )),
     }
-    let mut found = hashes(path)?;
-    found.remove(STATE);
-    match state.files.iter().find(|(name, hash)| found.get(*name) != Some(hash)) {
-        Some((name, _)) => Err(TrainError::folder(
-            path.join(name),
+}
+
+/// Checks that every file is what was written, and gives their names. The list itself is found to be damaged by what it
+/// then says of the files.
+fn check_sums(path: &Path) -> Result<BTreeSet<String>, TrainError> {
+    let file = path.join(SUMS);
+    let text = fs::read(&file).map_err(TrainError::io("read", &file))?;
+    let text = String::from_utf8_lossy(&text);
+    let written: BTreeMap<&str, &str> =
+        text.lines().filter_map(|line| line.split_once("  ")).map(|(hash, name)| (name, hash)).collect();
+    // More may have come to the folder since; what was written has to be there.
+    let found = hashes(path)?;
+    let damaged = written.iter().find(|(name, hash)| found.get(**name).map(String::as_str) != Some(**hash));
+    let missing = (!written.contains_key(STATE)).then_some(STATE);
+    match damaged.map(|(name, _)| *name).or(missing) {
+        None if written.len() == text.lines().count() && text.ends_with('\n') => {
+            Ok(written.keys().map(|name| (*name).to_owned()).collect())
+        }
+        name => Err(TrainError::folder(
+            path.join(name.unwrap_or(SUMS)),
             "it is missing or is not what was written; the checkpoint cannot be used",
         )),
-        None => Ok(state),
     }
 }
 
@@ -185,7 +225,7 @@ pub fn publish(checkpoint: &Path, to: &Path) -> Result<(), TrainError> {
     let folder = AtomicDir::create(to)?;
     for path in files(checkpoint)? {
         let name = path.file_name().unwrap_or_default();
-        if name == STATE || name == OPTIMIZER {
+        if name == STATE || name == OPTIMIZER || name == SUMS {
             continue;
         }
         let target = folder.path().join(name);
@@ -210,12 +250,14 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(files)
 }
 
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// SHA-256 of every file but the list of them, lower-case hexadecimal.
 fn hashes(path: &Path) -> Result<BTreeMap<String, String>, TrainError> {
-    let named = files(path)?.into_iter().map(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((name, sha256(&path)?))
-    });
-    named.collect()
+    let listed = files(path)?.into_iter().filter(|path| path.file_name() != Some(SUMS.as_ref()));
+    listed.map(|path| Ok((file_name(&path), sha256(&path)?))).collect()
 }
 
 fn sha256(path: &Path) -> Result<String, TrainError> {
@@ -226,5 +268,52 @@ fn sha256(path: &Path) -> Result<String, TrainError> {
             0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
             read => hasher.update(&room[..read]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(folder: &Path) {
+        let data = folder.join("adapter_model.safetensors");
+        fs::write(&data, "weights").unwrap();
+        fs::write(folder.join(OPTIMIZER), "moments").unwrap();
+        let data = Fingerprint::of(&data).unwrap();
+        let model = BTreeMap::from([("model.safetensors".to_owned(), data.clone())]);
+        // Behind the state in the list: the last to be cut off.
+        fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+        let mut state = State::new((7, 1.0 / 3.0), Precision::F32, &data, &model);
+        state.files = files(folder).unwrap().iter().map(|path| file_name(path)).collect();
+        fs::write(folder.join(STATE), serde_json::to_vec_pretty(&state).unwrap()).unwrap();
+        write_sums(folder).unwrap();
+    }
+
+    /// A step, a hash or a fingerprint that is off by a bit would be another run; each file counts, the list as well.
+    #[test]
+    fn every_bit_of_a_checkpoint_is_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoint(folder.path());
+        assert_eq!(check(folder.path()).unwrap().step, 7);
+        for path in files(folder.path()).unwrap() {
+            let good = fs::read(&path).unwrap();
+            for bit in 0..good.len() * 8 {
+                let mut bytes = good.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, bytes).unwrap();
+                let name = path.file_name().unwrap();
+                assert!(check(folder.path()).is_err(), "bit {bit} of {name:?} was not noticed");
+            }
+            for length in 0..good.len() {
+                fs::write(&path, &good[..length]).unwrap();
+                assert!(check(folder.path()).is_err(), "{} cut to {length} bytes", path.display());
+            }
+            fs::remove_file(&path).unwrap();
+            assert!(check(folder.path()).is_err(), "{} is missing", path.display());
+            fs::write(&path, good).unwrap();
+        }
+        // What others have put there is not looked at.
+        fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        check(folder.path()).unwrap();
     }
 }

@@ -1,13 +1,14 @@
 //! The training loop and what belongs to it. Knows no back end by name.
 //!
 //! A `Source` says where tensors come from, a `Session` holds them on a device and runs programs over them,
-//! `begin` opens it all, `run` goes through the steps, `checkpoint` and `folder` keep what must not be lost.
-//! `supervise` has all of it done by another process, which may die.
+//! `demand` foresees what that asks of a device, `begin` opens it all, `run` goes through the steps, `checkpoint` and
+//! `folder` keep what must not be lost. `supervise` has all of it done by another process, which may die.
 
 mod backend;
 mod begin;
 mod checkpoint;
 pub mod config;
+mod demand;
 mod error;
 mod eval;
 mod event;
@@ -31,8 +32,10 @@ mod verify;
 
 pub use backend::Backend;
 pub use config::{ConfigError, Length, Method, PrecisionChoice, RunConfig, ScheduleKind, Settings, Size};
+pub use demand::Demand;
 pub use error::TrainError;
 pub use eval::{EvalRequest, EvalSummary, evaluate};
 pub use event::{Cause, Event, Observer};
+pub use folder::RunFolder;
 pub use run::{Summary, TrainRequest, train};
 pub use stop::StopFlag;

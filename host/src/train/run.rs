@@ -126,9 +126,10 @@ impl Run<'_> {
     pub(super) fn save(&mut self) -> Result<(), TrainError> {
         let path = self.folder.checkpoint(self.done);
         let state = self.state();
+        self.folder.sync()?;
         self.session.pulse.give(Sign::Saving);
         checkpoint::save(&self.session, &path, state)?;
-        self.folder.prune(KEPT_CHECKPOINTS)?;
+        self.folder.prune(self.done, KEPT_CHECKPOINTS)?;
         self.saved = Some(path.clone());
         self.session.pulse.give(Sign::Stepping);
         self.tell(Event::Saved { step: self.done, path })

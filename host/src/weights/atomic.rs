@@ -95,8 +95,7 @@ impl AtomicDir {
         if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_dir()) {
             return Err(WeightsError::unusable(path, "is there already and is not a folder"));
         }
-        let above = parent(path);
-        fs::create_dir_all(above).map_err(WeightsError::io("create", above))?;
+        create_dirs(parent(path))?;
         let aside = Aside::new(path)?;
         fs::create_dir(&aside.path).map_err(WeightsError::io("create", &aside.path))?;
         Ok(Self { aside })
@@ -139,6 +138,18 @@ impl AtomicDir {
             None => Ok(()),
         }
     }
+}
+
+/// Makes a folder and those above it as needed, and forces their names to the disk: a file that is synced in a folder
+/// that is not can be lost with it.
+///
+/// # Errors
+/// One cannot be made.
+pub fn create_dirs(path: &Path) -> Result<(), WeightsError> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()).collect();
+    fs::create_dir_all(path).map_err(WeightsError::io("create", path))?;
+    missing.into_iter().rev().try_for_each(|folder| sync_dir(parent(folder)))
 }
 
 /// Clears what a killed process left beside `path`: a folder that was moved aside to be replaced is put back
@@ -192,12 +203,19 @@ impl Drop for Aside {
     }
 }
 
-/// `.NAME.KIND-PID-N` beside `target`: no other process and no other call has it.
+/// `.NAME.KIND-PID-N` beside `target`: no other process and no other call has it. A killed process may have left
+/// one that had the same number, as the first process of a container always has.
 fn sibling(target: &Path, kind: &str) -> Result<PathBuf, WeightsError> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let mut name = prefix(target, kind)?;
-    name.push(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-    Ok(parent(target).join(name))
+    let prefix = prefix(target, kind)?;
+    loop {
+        let mut name = prefix.clone();
+        name.push(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let path = parent(target).join(name);
+        if fs::symlink_metadata(&path).is_err() {
+            return Ok(path);
+        }
+    }
 }
 
 fn prefix(target: &Path, kind: &str) -> Result<OsString, WeightsError> {

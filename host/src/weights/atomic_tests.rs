@@ -99,6 +99,29 @@ fn recover_keeps_the_new() {
     recover(&dir.path().join("none/out")).unwrap();
 }
 
+/// In a container every process has the number of the one that was killed before it: what that one left must not be
+/// in the way.
+#[test]
+fn leftovers_of_a_process_of_the_same_number_are_not_in_the_way() {
+    let dir = tempdir().unwrap();
+    let target = dir.path().join("out");
+    fs::create_dir(&target).unwrap();
+    for kind in [TEMPORARY, REPLACED] {
+        for number in 0..200 {
+            let left = dir.path().join(format!(".out.{kind}-{}-{number}", std::process::id()));
+            fs::create_dir(&left).unwrap();
+            put(&left, "content", "left");
+        }
+    }
+    let folder = AtomicDir::create(&target).unwrap();
+    put(folder.path(), "new", "");
+    folder.commit().unwrap();
+    assert_eq!(names(&target), ["new"]);
+    fs::remove_dir_all(&target).unwrap();
+    write_file(&target, b"new").unwrap();
+    assert_eq!(fs::read(&target).unwrap(), b"new");
+}
+
 /// What cannot become a folder is refused before anything is written.
 #[test]
 fn impossible_targets_are_refused() {
