@@ -1,6 +1,7 @@
 //! The `finetune` host: loads compute back ends as plugins and routes one training loop through the best.
 
 pub mod adapters;
+mod allowance;
 pub mod autodiff;
 pub mod calibrate;
 pub mod cli;

@@ -172,9 +172,45 @@ fn conversations_use_the_files_own_template() {
     let chat = on_cpu("generate", &model("q4_1"), &extra);
     let by_hand = ["--prompt", "<s>user: Hi<|eot|>assistant: ", "--temperature", "0", "--max-tokens", "4"];
     assert_eq!(chat, on_cpu("generate", &model("q4_1"), &by_hand));
+    let told = on_cpu("generate", &model("q4_1"), &[&extra[..], &["--system", "Be brief"]].concat());
+    let prompt = "<s>system: Be brief<|eot|>user: Hi<|eot|>assistant: ";
+    let by_hand = ["--prompt", prompt, "--temperature", "0", "--max-tokens", "4"];
+    assert_eq!(told, on_cpu("generate", &model("q4_1"), &by_hand));
     let mut command = finetune(["generate", "--backend", "cpu", "--chat", "--prompt", "Hi", "--model"]);
     let message = fail(command.arg(model("f16")).arg("--plugins").arg(plugins()));
     assert!(message.contains("no chat template"), "{message}");
+}
+
+/// Weights that are no numbers are named as what is wrong, not the learning rate, and nobody gets a loss of NaN.
+#[test]
+fn weights_that_are_no_numbers_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let damaged = dir.path().join("damaged.gguf");
+    let mut bytes = std::fs::read(model("f32")).unwrap();
+    let middle = bytes.len() / 2 / 4 * 4;
+    // All of a row of whatever matrix is there.
+    bytes[middle..middle + 4000].as_chunks_mut::<4>().0.fill(f32::NAN.to_le_bytes());
+    std::fs::write(&damaged, bytes).unwrap();
+    let refused = |command: &str, extra: &[&str], words: &[&str]| {
+        let mut command = finetune([command, "--model"]);
+        let message = fail(command.arg(&damaged).args(extra));
+        for word in words {
+            assert!(message.contains(word), "{word:?} is missing in: {message}");
+        }
+    };
+    let (plugins, data, out) = (plugins(), valid(), dir.path().join("out"));
+    let (plugins, data, out) = (plugins.to_str().unwrap(), data.to_str().unwrap(), out.to_str().unwrap());
+    let cpu = ["--backend", "cpu", "--precision", "f32", "--plugins", plugins];
+    let on = |extra: &[&'static str]| [&cpu[..], extra].concat();
+    let seq = on(&["--seq-len", "32", "--data"]);
+    refused("eval", &[&seq[..], &[data]].concat(), &["damaged.gguf", "loss is NaN", "weights"]);
+    refused(
+        "train",
+        &[&seq[..], &[data, "--steps", "1", "--out", out]].concat(),
+        &["before anything", "weights"],
+    );
+    refused("generate", &on(&["--prompt", "Hello there"]), &["NaN", "weights are damaged"]);
+    refused("export", &["--out", &format!("{out}-exported")], &["NaN", "no finite number"]);
 }
 
 /// Sentences for what is beside the point.

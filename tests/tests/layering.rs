@@ -50,6 +50,7 @@ fn the_loop_the_models_and_what_they_stand_on_name_no_back_end() {
         "weights",
         "autodiff",
         "autodiff.rs",
+        "transform",
         "transform.rs",
     ];
     let rooms: Vec<String> = rooms.iter().map(|room| format!("host/src/{room}")).collect();
@@ -83,7 +84,14 @@ fn a_plugin_depends_on_the_plugin_api_and_never_on_the_host() {
 /// `abi_stable`.)
 #[test]
 fn unsafe_code_stays_in_its_rooms() {
-    let rooms = ["host/src/weights/map.rs", "plugin-api/src/abi", "plugin-api/src/export", "plugins"];
+    // The allocator bounds what a stranger's chat template may take, which nothing else in one process can.
+    let rooms = [
+        "host/src/allowance.rs",
+        "host/src/weights/map.rs",
+        "plugin-api/src/abi",
+        "plugin-api/src/export",
+        "plugins",
+    ];
     for (path, text) in sources(&["host/src", "plugin-api/src", "plugins", "xtask/src"]) {
         let allowed = rooms.iter().any(|room| path.starts_with(root().join(room)));
         let used = text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains("unsafe {"));

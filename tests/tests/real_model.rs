@@ -118,3 +118,35 @@ fn real_model_is_the_same_from_its_gguf_file() {
     // The folder's weights are rounded to bf16, the file's are not.
     assert_close(loss(&file), loss(&model()), 2e-3, "held-out loss");
 }
+
+/// A few steps on conversations, straight from the GGUF file, give its answers another manner: what the README shows.
+#[test]
+fn real_model_learns_a_manner_from_conversations() {
+    let file = model().join("smollm2-135m.gguf");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/chat");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut command = finetune(["train", "--json", "--backend", "cpu", "--precision", "f32", "--lr", "1e-3"]);
+    command.args([
+        "--schedule",
+        "cosine",
+        "--warmup",
+        "1",
+        "--steps",
+        "8",
+        "--seq-len",
+        "256",
+        "--save-every",
+        "0",
+    ]);
+    command.arg("--model").arg(&file).arg("--data").arg(demo.join("train.jsonl")).arg("--out").arg(&out);
+    command.arg("--valid").arg(demo.join("valid.jsonl")).arg("--plugins").arg(plugins());
+    let lines = json_lines(&succeed(&mut command));
+    let [before, after] = events(&lines, "eval")[..] else { panic!("two held-out losses: {lines:?}") };
+    assert!(number(after, "loss") < number(before, "loss") - 1.0, "{before}, {after}");
+    let asked = ["--chat", "--max-tokens", "40", "--prompt", "What is the capital of France?"];
+    let adapter = out.join("adapter");
+    let taught = generate(&file, &[&asked[..], &["--adapter", adapter.to_str().unwrap()]].concat());
+    assert!(taught.contains("Ahoy") && taught.contains("Paris"), "{taught}");
+    assert!(!generate(&file, &asked).contains("Ahoy"));
+}

@@ -133,3 +133,29 @@ fn a_token_beyond_the_vocabulary_is_refused_where_it_occurs() {
     std::fs::write(place.path("data.jsonl"), "{\"text\": \"the <late> one\"}\n").unwrap();
     place.refused(&place.path("model"), &[], &[&format!("token {id}"), "vocabulary"]);
 }
+
+/// Devices are looked for and measured after that, which may take a minute: here there would be none.
+#[test]
+fn what_is_not_there_is_said_before_devices_are_looked_for() {
+    let place = Place::new();
+    let (model, data, none) = (place.path("model"), place.path("data.jsonl"), place.path("none"));
+    let empty = place.path("plugins");
+    std::fs::create_dir(&empty).unwrap();
+    let said = |words: &[&std::ffi::OsStr]| {
+        let message = fail(finetune(words).arg("--plugins").arg(&empty));
+        assert!(message.contains(none.to_str().unwrap()), "{words:?}: {message}");
+    };
+    let word = std::ffi::OsStr::new;
+    let [train, eval, generate] = ["train", "eval", "generate"].map(word);
+    let [m, d, a, o, p] = ["--model", "--data", "--adapter", "--out", "--prompt"].map(word);
+    let out = place.path("run");
+    let [model, data, nowhere, out] = [&model, &data, &none, &out].map(|path| path.as_os_str());
+    said(&[train, o, out, m, nowhere, d, data]);
+    said(&[train, o, out, m, model, d, nowhere]);
+    said(&[train, o, out, m, model, d, data, word("--valid"), nowhere]);
+    said(&[eval, m, nowhere, d, data]);
+    said(&[eval, m, model, d, nowhere]);
+    said(&[eval, m, model, d, data, a, nowhere]);
+    said(&[generate, m, nowhere, p, word("a")]);
+    said(&[generate, m, model, p, word("a"), a, nowhere]);
+}

@@ -82,9 +82,29 @@ fn generate(program: &Path, adapter: Option<&Path>) -> Result<()> {
         if let Some(adapter) = adapter {
             command.arg("--adapter").arg(adapter);
         }
-        shown(command.args(SAMPLING).args(["--prompt", prompt]))?;
+        command.args(SAMPLING).args(["--prompt", prompt]);
+        println!("\n$ {}", process::line(&command));
+        println!("\n{}", text(prompt, &process::quiet_output(&mut command)?));
     }
     Ok(())
+}
+
+/// A prompt and how the model went on, as a reader wants it: in lines, and without half a word where it was cut.
+fn text(prompt: &str, completion: &str) -> String {
+    let mut text = format!("{prompt}{}", completion.trim_end());
+    if !text.ends_with(['.', '!', '?', '"']) {
+        text.truncate(text.rfind(char::is_whitespace).unwrap_or(text.len()));
+        text += " ...";
+    }
+    let mut lines = vec![String::from("   ")];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is one");
+        match line.len() + word.len() < 115 {
+            true => *line += &format!(" {word}"),
+            false => lines.push(format!("    {word}")),
+        }
+    }
+    lines.join("\n")
 }
 
 fn said(sentence: &str) {
@@ -127,6 +147,13 @@ fn date(mut days: u64) -> (u64, usize, u64) {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_text_begins_with_its_prompt_and_says_that_it_was_cut() {
+        assert_eq!(text("The wind", " is up.\n\nAll well."), "    The wind is up. All well.");
+        assert_eq!(text("The", &" word".repeat(30)).lines().count(), 2);
+        assert_eq!(text("The", " wind blew wor"), "    The wind blew ...");
+    }
 
     /// Run folders sort by time; leap days, century rules and the last second of a year are where this goes wrong.
     #[test]

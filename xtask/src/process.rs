@@ -49,6 +49,17 @@ pub fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("`{}` wrote something other than UTF-8", line(command)))
 }
 
+/// Runs to the end and returns what it wrote to its standard output; what it wrote to its standard error is shown if it
+/// failed.
+pub fn quiet_output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("could not start `{}`", line(command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed ({}): {}", line(command), output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("`{}` wrote something other than UTF-8", line(command)))
+}
+
 /// The same exit code for this program, so that a caller sees what its child saw.
 pub fn exit_code(status: ExitStatus) -> ExitCode {
     match status.code() {

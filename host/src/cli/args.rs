@@ -122,8 +122,8 @@ pub struct TrainArgs {
 /// `finetune eval`.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
-    /// Model: a Hugging Face folder
-    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    /// Model: a Hugging Face folder, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf", help_heading = heading::MODEL)]
     pub model: PathBuf,
     /// PEFT adapter on the model
     #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
@@ -161,8 +161,8 @@ The adapter's products are computed in double precision and rounded once. What w
 with base and adapter before the folder gets its name; how far rounding moves the layers is told. Tokenizer, generation \
 config and chat template are copied. Above 5 GB the weights are split into several files with an index.")]
 pub struct ExportArgs {
-    /// Model: a Hugging Face folder
-    #[arg(long, value_name = "DIR")]
+    /// Model: a Hugging Face folder, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub model: PathBuf,
     /// PEFT adapter on the model, to merge into it
     #[arg(long, value_name = "DIR")]
@@ -215,8 +215,8 @@ Standard output is the completion and nothing else, written as it is generated; 
 error. The text ends with the model's end token, after --max-tokens, or where the model has no more positions."
 )]
 pub struct GenerateArgs {
-    /// Model: a Hugging Face folder
-    #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
+    /// Model: a Hugging Face folder, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf", help_heading = heading::MODEL)]
     pub model: PathBuf,
     /// PEFT adapter on the model
     #[arg(long, value_name = "DIR", help_heading = heading::MODEL)]
@@ -230,6 +230,9 @@ pub struct GenerateArgs {
     /// With --chat: the system message, in place of the template's own
     #[arg(long, value_name = "TEXT", help_heading = heading::TEXT)]
     pub system: Option<String>,
+    /// With --chat: a chat template (jinja), in place of the model's own
+    #[arg(long, value_name = "FILE", help_heading = heading::TEXT)]
+    pub chat_template: Option<PathBuf>,
     /// The most tokens to generate
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = heading::TEXT)]
     pub max_tokens: usize,

@@ -52,6 +52,7 @@ pub fn run(args: EvalArgs, screen: &Screen) -> anyhow::Result<()> {
         ..Settings::default()
     };
     let request = request(settings.clone())?;
+    super::given::check(&settings)?;
     let backend = super::backend::open(&settings.complete(), screen)?;
     let mut human = Human::new(screen.clone(), About::default(), None);
     let summary = evaluate(&request, backend, &mut human)?;

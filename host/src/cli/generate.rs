@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::generate::{Ending, GenerateRequest, Generated, Generator, Sampling};
+use crate::generate::{Ending, GenerateRequest, Generated, Prepared, Sampling};
 use crate::train::{PrecisionChoice, Settings, StopFlag};
 
 use super::args::GenerateArgs;
@@ -27,9 +27,11 @@ pub fn run(args: GenerateArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     let request = request(args)?;
     let stop = StopFlag::new();
     interrupt::install(&stop, screen, "stopping; again to stop at once")?;
-    let backend = super::backend::open(&settings.complete(), screen)?;
     let mut human = Human::new(screen.clone(), About::default(), None);
-    let mut generator = Generator::new(&request, backend, &mut human)?;
+    // Before the devices are looked for: that may take a while.
+    let prepared = Prepared::new(&request, &mut human)?;
+    let backend = super::backend::open(&settings.complete(), screen)?;
+    let mut generator = prepared.load(backend, &mut human)?;
     drop(human);
     let mut output = Output::stdout();
     let generated = generator.generate(&request.sampling, max_tokens, &stop, |text| {
@@ -69,6 +71,7 @@ fn request(args: GenerateArgs) -> anyhow::Result<GenerateRequest> {
         prompt,
         chat: args.chat,
         system: args.system,
+        chat_template: args.chat_template,
         sampling: Sampling { temperature, top_p, top_k: args.top_k, seed: args.seed },
         max_tokens: args.max_tokens,
         precision: args.precision.unwrap_or(PrecisionChoice::Auto),

@@ -6,6 +6,7 @@ pub mod display;
 mod eval;
 mod export;
 mod generate;
+mod given;
 mod interrupt;
 pub mod output;
 pub mod plugins;

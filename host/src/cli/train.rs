@@ -28,6 +28,7 @@ pub fn run(args: TrainArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     // As it is kept, a path must mean the same from wherever the run goes on.
     let request = TrainRequest { config, settings: settings.complete().absolute()?, resume };
     let config = &request.config;
+    super::given::check(&request.settings)?;
     let backend = super::backend::open(&request.settings, screen)?;
 
     let stop = StopFlag::new();

@@ -122,6 +122,22 @@ impl Dataset {
         Self::open_chat(path, tokenizer, None, seq_len)
     }
 
+    /// Whether there is a file at `path`, which is not opened.
+    ///
+    /// # Errors
+    /// There is none, or something else.
+    pub fn check_is_file(path: &Path) -> Result<(), DataError> {
+        let metadata = std::fs::metadata(path).map_err(|source| DataError::Io {
+            action: "open",
+            path: path.into(),
+            source,
+        })?;
+        match metadata.is_file() {
+            true => Ok(()),
+            false => Err(DataError::NotAFile { path: path.into() }),
+        }
+    }
+
     /// The same, with a template for rows that are conversations; without one such a row is an error.
     pub fn open_chat(
         path: &Path,
@@ -132,14 +148,7 @@ impl Dataset {
         if seq_len == 0 {
             return Err(DataError::NotPositive { name: "the sequence length", value: 0 });
         }
-        let metadata = std::fs::metadata(path).map_err(|source| DataError::Io {
-            action: "open",
-            path: path.into(),
-            source,
-        })?;
-        if !metadata.is_file() {
-            return Err(DataError::NotAFile { path: path.into() });
-        }
+        Self::check_is_file(path)?;
         let source = if holds_rows(path) {
             let chat = template.map(|template| ChatEncoder::new(template, tokenizer)).transpose()?;
             Source::Rows(RowFile::open_chat(path, chat, seq_len + 1)?)

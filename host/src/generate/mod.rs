@@ -36,6 +36,8 @@ pub struct GenerateRequest {
     pub chat: bool,
     /// With `chat`: the system message.
     pub system: Option<String>,
+    /// With `chat`: a file with a chat template, in place of the model's own.
+    pub chat_template: Option<PathBuf>,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// The most tokens to generate.
@@ -72,26 +74,23 @@ pub struct Generated {
     pub seconds: f64,
 }
 
-/// A model that is ready to generate.
-pub struct Generator {
+/// All that can be known before there is a device: the model's files, the adapter and the prompt fit each other.
+pub struct Prepared {
+    source: Source,
+    adapter: Option<AdapterSource>,
+    precision: PrecisionChoice,
     tokenizer: Tokenizer,
-    reader: Reader,
     prompt: Vec<u32>,
     ends: Vec<u32>,
     limit: Option<usize>,
 }
 
-impl Generator {
-    /// Opens everything and brings the model to the device.
+impl Prepared {
+    /// Opens the model and the adapter, and makes tokens of the prompt.
     ///
     /// # Errors
-    /// What keeps it from being used.
-    pub fn new(
-        request: &GenerateRequest,
-        backend: Backend,
-        observer: &mut dyn Observer,
-    ) -> Result<Generator, GenerateError> {
-        let precision = backend.precision(request.precision)?;
+    /// What keeps them from being used.
+    pub fn new(request: &GenerateRequest, observer: &mut dyn Observer) -> Result<Prepared, GenerateError> {
         let source = Source::open(&request.model, 0)?;
         let said = LoraSettings { adapter: request.adapter.as_deref(), ..LoraSettings::default() };
         let adapter = match request.adapter {
@@ -103,17 +102,43 @@ impl Generator {
             observer.event(&Event::Warning { message: message.into() });
         }
         let tokenizer = Tokenizer::from_model(&request.model)?;
-        let prompt = prompt(request, &tokenizer)?;
-        let vocabulary = source.architecture.vocabulary();
+        let template = template(request)?;
         let limit = source.architecture.position_limit();
-        check_prompt(&prompt, vocabulary, limit)?;
-        let ends = end_tokens(&source, &tokenizer)?;
-        let session = Session::new(backend, source, adapter, precision, false)?;
-        let mut reader = Reader::new(session, prompt.len())?;
-        reader.load(&mut |done, total| observer.progress("loading the model", done, total))?;
-        Ok(Generator { tokenizer, reader, prompt, ends, limit })
+        let prompt = prompt(request, template.as_ref(), &tokenizer, limit)?;
+        check_prompt(&prompt, source.architecture.vocabulary(), limit)?;
+        if let Some(message) = beyond_context(&source, prompt.len()) {
+            observer.event(&Event::Warning { message });
+        }
+        let mut ends = end_tokens(&source, &tokenizer)?;
+        // A model that was only just taught to chat names no end of a turn, but says it.
+        ends.extend(template.and_then(|template| template.end_of_turn(&tokenizer)));
+        Ok(Prepared { source, adapter, precision: request.precision, tokenizer, prompt, ends, limit })
     }
 
+    /// Brings the model to a device.
+    ///
+    /// # Errors
+    /// The device does not have the precision or the memory, or a file cannot be read.
+    pub fn load(self, backend: Backend, observer: &mut dyn Observer) -> Result<Generator, GenerateError> {
+        let precision = backend.precision(self.precision)?;
+        let session = Session::new(backend, self.source, self.adapter, precision, false)?;
+        let mut reader = Reader::new(session, self.prompt.len())?;
+        reader.load(&mut |done, total| observer.progress("loading the model", done, total))?;
+        let Prepared { tokenizer, prompt, ends, limit, .. } = self;
+        Ok(Generator { tokenizer, reader, prompt, ends, limit })
+    }
+}
+
+/// A model that is ready to generate.
+pub struct Generator {
+    tokenizer: Tokenizer,
+    reader: Reader,
+    prompt: Vec<u32>,
+    ends: Vec<u32>,
+    limit: Option<usize>,
+}
+
+impl Generator {
     /// Generates; hands text on as soon as it is settled, until `text` says that nobody reads it.
     ///
     /// # Errors
@@ -165,28 +190,48 @@ impl Generator {
     }
 }
 
-/// The tokens that the model is to go on with.
-fn prompt(request: &GenerateRequest, tokenizer: &Tokenizer) -> Result<Vec<u32>, GenerateError> {
+/// The template that renders the prompt, if it is what a user says.
+fn template(request: &GenerateRequest) -> Result<Option<ChatTemplate>, GenerateError> {
     if !request.chat {
-        if request.system.is_some() {
-            let message = "--system says something to a chat model; give --chat with it";
-            return Err(GenerateError::Settings(message.into()));
-        }
-        return Ok(tokenizer.encode_prompt(&request.prompt, true)?);
+        let needs_chat = |flag| {
+            GenerateError::Settings(format!("{flag} is about asking a chat model; give --chat with it"))
+        };
+        return match (&request.system, &request.chat_template) {
+            (Some(_), _) => Err(needs_chat("--system")),
+            (_, Some(_)) => Err(needs_chat("--chat-template")),
+            _ => Ok(None),
+        };
     }
-    let template = ChatTemplate::from_model(&request.model)?.ok_or_else(|| {
-        GenerateError::Settings(format!(
-            "the model {} has no chat template, so --chat does not know how to ask it; leave --chat out, and the model \
-             goes on with the prompt",
+    if let Some(file) = &request.chat_template {
+        return Ok(Some(ChatTemplate::from_file(file, &request.model)?));
+    }
+    match ChatTemplate::from_model(&request.model)? {
+        Some(template) => Ok(Some(template)),
+        None => Err(GenerateError::Settings(format!(
+            "the model {} has no chat template, so --chat does not know how to ask it; give one by --chat-template \
+             FILE, or leave --chat out, and the model goes on with the prompt",
             request.model.display()
-        ))
-    })?;
+        ))),
+    }
+}
+
+/// The tokens that the model is to go on with.
+fn prompt(
+    request: &GenerateRequest,
+    template: Option<&ChatTemplate>,
+    tokenizer: &Tokenizer,
+    limit: Option<usize>,
+) -> Result<Vec<u32>, GenerateError> {
+    // One more than there may be shows that it is too long.
+    let most = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
+    let encode = |text: &str, begin: bool| Ok(tokenizer.encode_prompt_head(text, begin, most)?);
+    let Some(template) = template else { return encode(&request.prompt, true) };
     let message = |role: &str, content: &str| json!({"role": role, "content": content});
     let system = request.system.iter().map(|system| message("system", system));
     let messages: Vec<Value> = system.chain([message("user", &request.prompt)]).collect();
     let text = template.render(&Conversation { messages, tools: None }, true)?;
     // The template writes all special tokens itself.
-    Ok(tokenizer.encode_prompt(&text, false)?)
+    encode(&text, false)
 }
 
 fn check_prompt(prompt: &[u32], vocabulary: usize, limit: Option<usize>) -> Result<(), GenerateError> {
@@ -204,11 +249,21 @@ fn check_prompt(prompt: &[u32], vocabulary: usize, limit: Option<usize>) -> Resu
     }
     match limit {
         Some(limit) if prompt.len() > limit => refuse(format!(
-            "the prompt has {} tokens, and the model has {limit} positions; shorten the prompt",
-            prompt.len()
+            "the prompt has more than {limit} tokens, and the model has {limit} positions; shorten the prompt"
         )),
         _ => Ok(()),
     }
+}
+
+/// What is to be said where a model can read a prompt of so many tokens, but was not made for it.
+fn beyond_context(source: &Source, tokens: usize) -> Option<String> {
+    let context = source.files.config().get("max_position_embeddings")?.as_u64()?;
+    (tokens as u64 > context).then(|| {
+        format!(
+            "the prompt has {tokens} tokens, and the model was made for {context} positions; what it says may be worth \
+             nothing"
+        )
+    })
 }
 
 /// Every token that ends a text: of `generation_config.json`, where chat models name the end of a turn, and those of
@@ -226,9 +281,10 @@ fn end_tokens(source: &Source, tokenizer: &Tokenizer) -> Result<Vec<u32>, Genera
         let config: Value = serde_json::from_slice(&bytes).map_err(|error| {
             GenerateError::Settings(format!("{}: expected a JSON object, but {error}", path.display()))
         })?;
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         match &config["eos_token_id"] {
-            Value::Array(list) => ends.extend(list.iter().filter_map(Value::as_u64).map(|id| id as u32)),
-            one => ends.extend(one.as_u64().map(|id| id as u32)),
+            Value::Array(list) => ends.extend(list.iter().filter_map(id)),
+            one => ends.extend(id(one)),
         }
     }
     Ok(ends)

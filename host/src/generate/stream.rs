@@ -58,3 +58,61 @@ impl<'a> TextStream<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// GPT-2's bytes, and SentencePiece's words with bytes for what has none.
+    fn tokenizers() -> Vec<Tokenizer> {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/data");
+        ["gpt2/model", "gguf/sentencepiece.gguf"]
+            .map(|name| Tokenizer::from_model(&goldens.join(name)).unwrap())
+            .into()
+    }
+
+    const TEXT: &str = "The river \u{1f469}\u{200d}\u{1f680} caf\u{e9}, na\u{ef}ve; \u{4f60}\u{597d} \u{43c}\u{438}\u{440}  two\n\n\u{1f600}.";
+
+    /// Every piece is whole characters, and together they are what the tokens say, wherever the prompt ends.
+    #[test]
+    fn a_character_is_given_when_it_is_whole() {
+        for tokenizer in tokenizers() {
+            let ids = tokenizer.encode_prompt(TEXT, false).unwrap();
+            let whole = tokenizer.decode(&ids).unwrap();
+            let mut held = 0;
+            for prompt in 0..ids.len() {
+                let before = tokenizer.decode(&ids[..prompt]).unwrap();
+                let Some(expected) = whole.strip_prefix(&before) else { continue };
+                let mut stream = TextStream::new(&tokenizer, &ids[..prompt]);
+                let mut given = String::new();
+                for &id in &ids[prompt..] {
+                    let piece = stream.push(id).unwrap();
+                    assert!(!piece.contains(UNKNOWN), "{piece:?} after {given:?}");
+                    held += usize::from(piece.is_empty());
+                    given.push_str(&piece);
+                }
+                assert_eq!(given + &stream.finish().unwrap(), expected);
+            }
+            assert!(held > 10, "no token was a part of a character");
+        }
+    }
+
+    /// A text may end within a character, and bytes may never become one: both are given in the end.
+    #[test]
+    fn what_never_becomes_a_character_is_given_at_last() {
+        for tokenizer in tokenizers() {
+            let emoji = tokenizer.encode_prompt("\u{1f600}", false).unwrap();
+            let half = &emoji[..emoji.len() - 1];
+            let mut stream = TextStream::new(&tokenizer, &[]);
+            for &id in half {
+                assert!(!stream.push(id).unwrap().contains(UNKNOWN));
+            }
+            assert!(stream.finish().unwrap().contains(UNKNOWN));
+            let mut stream = TextStream::new(&tokenizer, &[]);
+            let first = emoji[emoji.len() - 4];
+            let given: String = (0..3 * WAITING).map(|_| stream.push(first).unwrap()).collect();
+            assert!(given.contains(UNKNOWN), "it waits without an end");
+        }
+    }
+}

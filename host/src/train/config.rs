@@ -63,8 +63,8 @@ pub enum PrecisionChoice {
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
-    /// Model: a Hugging Face folder, or a config.json to start from random weights
-    #[arg(long, value_name = "DIR|config.json", help_heading = heading::MODEL)]
+    /// Model: a Hugging Face folder, a GGUF file, or a config.json to start from random weights
+    #[arg(long, value_name = "DIR|FILE.gguf|config.json", help_heading = heading::MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// Training data: JSONL rows {"text"}, {"prompt","completion"} or {"messages"}, or plain text

@@ -1,12 +1,13 @@
 //! What can go wrong in a run, in sentences.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use finetune_plugin_api::program::ProgramError;
 
 use crate::autodiff::AutodiffError;
 use crate::data::DataError;
 use crate::models::ModelError;
+use crate::optim;
 use crate::plugins::DeviceError;
 use crate::weights::WeightsError;
 
@@ -51,10 +52,7 @@ pub enum TrainError {
         problem: String,
     },
     /// The loss or the gradient is no number any more.
-    #[error(
-        "step {step}: the {what} is {value}, so the run has diverged; try a lower --lr, or a longer --warmup. {}",
-        saved.as_ref().map_or("Nothing was saved yet".to_owned(), |path| format!("The last good state is in {}", path.display()))
-    )]
+    #[error("step {step}: the {what} is {value}, {}. {}", diverged(*step, what), last_good(saved.as_deref()))]
     Diverged {
         /// The step.
         step: u64,
@@ -79,4 +77,22 @@ impl TrainError {
         let path = path.into();
         move |error| TrainError::File { path, problem: format!("cannot {action} it: {error}") }
     }
+}
+
+/// Why a number is none, and what to try.
+fn diverged(step: u64, what: &str) -> &'static str {
+    match (step, what) {
+        // Nothing was trained before this loss.
+        (1, optim::output::LOSS) => {
+            "before anything was trained: the model's weights are damaged, or too large for this precision; try \
+             --precision f32"
+        }
+        _ => "so the run has diverged; try a lower --lr, or a longer --warmup",
+    }
+}
+
+fn last_good(saved: Option<&Path>) -> String {
+    saved.map_or("Nothing was saved yet".into(), |path| {
+        format!("The last good state is in {}", path.display())
+    })
 }

@@ -63,6 +63,13 @@ pub fn evaluate(
     session.load(&mut |done, total| observer.progress("loading the model", done, total))?;
     let mut progress = |done, total| observer.progress("evaluating", done, total);
     let (loss, tokens) = mean_loss(&mut session, &data, request.batch, &mut progress)?;
+    if !loss.is_finite() {
+        let problem = format!(
+            "its loss is {loss}; its weights or the adapter's are damaged, or too large for this precision: try \
+             --precision f32"
+        );
+        return Err(TrainError::folder(&request.model, problem));
+    }
     Ok(EvalSummary { loss, tokens })
 }
 

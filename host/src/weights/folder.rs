@@ -69,7 +69,10 @@ impl ModelFolder {
             ));
         }
         if !name.ends_with(".json") {
-            return Err(WeightsError::unusable(path, "is neither a model's folder nor a config.json"));
+            return Err(WeightsError::unusable(
+                path,
+                "is neither a model's folder nor a GGUF file nor a config.json",
+            ));
         }
         Ok(Self { config_path: path.to_path_buf(), config: read_config(path)?, tensors: None })
     }

@@ -158,7 +158,9 @@ impl Human {
 
     fn start(&mut self, start: Start) {
         self.named("device", &format!("{}, {}, {}", start.backend, start.device, start.precision));
-        let size = format::count(start.parameters);
+        // What is trained beside the model is counted among all parameters, as PEFT does, but is none of the model's.
+        let beside = if start.trainable < start.parameters { start.trainable } else { 0 };
+        let size = format::count(start.parameters - beside);
         self.named("model", &format!("{}, {size} parameters", self.about.model));
         let share = format::share(start.trainable, start.parameters);
         let trained = format::count(start.trainable);

@@ -92,7 +92,7 @@ fn a_run_in_a_log() {
     let expected = "\
 loading the model, 50%
 device    cpu, Two cores, f32
-model     models/small, 137.0 M parameters
+model     models/small, 134.5 M parameters
 trained   LoRA, rank 8, alpha 16, all-linear, 2.4 M parameters (1.8%)
 data      no/train.jsonl, 2 times
 held out  no/valid.txt
@@ -133,7 +133,7 @@ fn a_resumed_run_in_a_log() {
     human.end(None, "nothing");
     let expected = "\
 device    cpu, Two cores, f32
-model     m, 137.0 M parameters
+model     m, 134.5 M parameters
 trained   all of the model, 2.4 M parameters (1.8%)
 data      d
 steps     3 × 1 example of up to 512 tokens, learning rate 2e-5

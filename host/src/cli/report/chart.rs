@@ -91,6 +91,7 @@ impl Chart {
             }
         }
         out.push_str("</g>\n");
+        self.dots(out, &plane);
         for mark in &self.marks {
             self.mark(out, &plane, mark);
         }
@@ -115,6 +116,7 @@ impl Chart {
             if value.fract() != 0.0 {
                 continue;
             }
+            let label = label.split_once('.').map_or(label.as_str(), |(whole, _)| whole);
             let x = plane.left + plane.width * self.x.part(value);
             let (anchor, x_text) = if right - x < 12.0 { ("end", right + 12.0) } else { ("middle", x) };
             let _ = writeln!(
@@ -147,11 +149,17 @@ impl Chart {
                 None => pen = 'M',
             }
         }
-        // A line of one point shows only as a dot of the line's width.
-        if path.matches(['M', 'L']).count() == 1 {
-            path.push_str("h.1");
-        }
         path
+    }
+
+    /// A line through a single point, that of a run's first step, would not be seen.
+    fn dots(&self, out: &mut String, plane: &Plane) {
+        for line in self.lines.iter().filter(|line| !line.class.starts_with("held")) {
+            let mut places = line.points.iter().filter_map(|&point| self.place(plane, point));
+            let (Some((x, y)), None) = (places.next(), places.next()) else { continue };
+            let colour = line.class.split(' ').next_back().unwrap_or_default();
+            let _ = writeln!(out, "<circle class=\"{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.6\"/>");
+        }
     }
 
     fn mark(&self, out: &mut String, plane: &Plane, mark: &Mark) {

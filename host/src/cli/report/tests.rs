@@ -193,6 +193,16 @@ fn monstrous_numbers_are_drawn_or_left_out() {
     }
 }
 
+/// After its first step a run has a dot in every chart, at step 1 of an axis of whole numbers.
+#[test]
+fn a_run_of_one_step_is_seen() {
+    let dir = folder(&(START.to_owned() + &step(1, "3.25")), CONFIG);
+    let page = page::page(&[opened(dir.path())], false);
+    // The loss is drawn for wide windows and for narrow ones.
+    assert_eq!(page.matches("<circle class=\"c0\"").count(), 2 + figures::MEASURES.len());
+    assert_eq!(page.matches(">1</text>").count(), 2 + figures::MEASURES.len());
+}
+
 #[test]
 fn several_runs_are_compared() {
     let dirs = ["2e-4", "1e-3"].map(|lr| {

@@ -2,10 +2,7 @@
 
 use super::{date, python};
 use minijinja::{Environment, Error, ErrorKind, State, Value, value::Kwargs};
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::SystemTime,
-};
+use std::time::SystemTime;
 
 /// Instructions that one rendering may take, so that a template ends.
 const FUEL: u64 = 20_000_000;
@@ -55,17 +52,8 @@ pub(super) fn add(env: &mut Environment<'static>, name: &'static str, source: &s
     let rewritten = blocks(source);
     let marks = rewritten.is_some();
     let source = rewritten.unwrap_or_else(|| source.to_owned());
-    guarded(|| env.add_template_owned(name, source))?;
+    env.add_template_owned(name, source).map_err(|error| sentence(&error))?;
     Ok(marks)
-}
-
-/// The result of a call of the library, which has strangers' templates to read; what went wrong, also by a panic.
-pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, Error>) -> Result<T, String> {
-    // A template that broke off while it was read is not used any more, and rendering changes nothing that stays.
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|error| sentence(&error)),
-        Err(_) => Err("the template library broke off; its message is above this one".into()),
-    }
 }
 
 /// The source with `{% generation %}` blocks as calls, which treat the white space around them alike; `None` if it
@@ -94,7 +82,7 @@ fn blocks(source: &str) -> Option<String> {
 }
 
 /// What went wrong, for a person.
-fn sentence(error: &Error) -> String {
+pub(super) fn sentence(error: &Error) -> String {
     if error.kind() == ErrorKind::OutOfFuel {
         return format!("it takes more than {FUEL} instructions, so it would hardly come to an end");
     }

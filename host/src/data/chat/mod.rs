@@ -4,6 +4,7 @@
 //! Templates are jinja2's language; they run here in `minijinja`, set up as transformers sets up jinja2 (white
 //! space, Python's methods, `tojson`, `raise_exception`, `strftime_now`, `{% generation %}`).
 
+mod bounded;
 mod conversation;
 mod date;
 mod encode;
@@ -17,7 +18,8 @@ mod tests;
 pub use conversation::Conversation;
 pub(super) use encode::ChatEncoder;
 
-use super::DataError;
+use super::{DataError, Tokenizer};
+use bounded::{BOUNDS, Bounds};
 use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};
@@ -29,7 +31,7 @@ use std::{
 };
 
 /// The largest rendering that is kept, in bytes.
-const LONGEST_TEXT: usize = 512 << 20;
+const LONGEST_TEXT: usize = 128 << 20;
 /// The day that templates are told where the text must be the same on every day: 26 July 2024, which the
 /// templates that name a day take where they are told none.
 const FIXED_DAY: Duration = Duration::from_secs(1_721_952_000);
@@ -87,6 +89,14 @@ impl ChatTemplate {
         specials: Map<String, Json>,
         now: SystemTime,
     ) -> Result<ChatTemplate, String> {
+        bounded::run(BOUNDS, move || Self::read(sources, specials, now))
+    }
+
+    fn read(
+        sources: Vec<String>,
+        specials: Map<String, Json>,
+        now: SystemTime,
+    ) -> Result<ChatTemplate, String> {
         let mut environment = environment::environment(now);
         let mut marks = [false; 2];
         for ((source, name), marks) in sources.iter().zip(["default", "tool_use"]).zip(&mut marks) {
@@ -124,27 +134,50 @@ impl ChatTemplate {
         marked.map(|marked| marked.text).map_err(|reason| DataError::ChatTemplate { reason })
     }
 
+    /// The token that ends what the assistant says, where a sample conversation shows one. Not every model whose
+    /// template writes it names it as an end token.
+    pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        let specials = tokenizer.special_texts();
+        let shape = spans::Shape::learn(self, &specials);
+        tokenizer.id(shape.end_token(&specials)?)
+    }
+
     fn marks(&self, tools: bool) -> bool {
         self.0.marks[usize::from(tools && self.0.tool_use)]
     }
 
     fn marked(&self, messages: &[Value], tools: Option<&[Json]>, prompt: bool) -> Result<Marked, String> {
+        self.marked_within(BOUNDS, messages, tools, prompt)
+    }
+
+    fn marked_within(
+        &self,
+        bounds: Bounds,
+        messages: &[Value],
+        tools: Option<&[Json]>,
+        prompt: bool,
+    ) -> Result<Marked, String> {
         let name = if tools.is_some() && self.0.tool_use { "tool_use" } else { "default" };
-        let template = environment::guarded(|| self.0.environment.get_template(name))?;
         let mut context: Vec<(String, Value)> =
             self.0.specials.iter().map(|(key, value)| (key.clone(), Value::from_serialize(value))).collect();
         context.push(("messages".into(), messages.iter().cloned().collect()));
         context.push(("tools".into(), tools.map_or(Value::from(()), Value::from_serialize)));
         context.push(("documents".into(), Value::from(())));
         context.push(("add_generation_prompt".into(), prompt.into()));
-        let context: Value = context.into_iter().collect();
-        let mut out = Limited(Vec::new());
-        environment::guarded(|| template.render_captured_to(context, &mut out).map(drop))?;
-        let text = String::from_utf8(out.0).map_err(|_| "it does not give text".to_owned())?;
+        let (template, context) = (self.clone(), context.into_iter().collect());
+        let text = bounded::run(bounds, move || template.text(name, context))?;
         match self.marks(tools.is_some()) {
             true => unmark(&text),
             false => Ok(Marked { text, blocks: vec![] }),
         }
+    }
+
+    fn text(&self, name: &str, context: Value) -> Result<String, String> {
+        let mut out = Limited(Vec::new());
+        let template = self.0.environment.get_template(name);
+        let rendered = template.and_then(|template| template.render_captured_to(context, &mut out).map(drop));
+        rendered.map_err(|error| environment::sentence(&error))?;
+        String::from_utf8(out.0).map_err(|_| "it does not give text".to_owned())
     }
 }
 

@@ -105,6 +105,15 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// The special token by which the assistant's turns end.
+    pub fn end_token<'a>(&self, specials: &'a [String]) -> Option<&'a str> {
+        let found = specials.iter().filter_map(|special| Some((self.end.find(special.as_str())?, special)));
+        let first = found.min_by_key(|(at, special)| (*at, std::cmp::Reverse(special.len())));
+        first.map(|(_, special)| special.as_str())
+    }
+}
+
 impl Finder<'_> {
     /// The conversation's text and the assistant's turns in it.
     pub fn turns(&self, conversation: &Conversation) -> Result<Turns, String> {

@@ -105,6 +105,11 @@ impl Tokenizer {
         &self.0.ends
     }
 
+    /// The id of a token by its text.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        self.0.raw.token_to_id(token)
+    }
+
     /// At most `limit` tokens of `text`: template, text, end token; the rest is cut off.
     pub fn encode(&self, text: &str, limit: usize) -> Result<Vec<u32>, DataError> {
         self.text_example(text, limit).map_err(|reason| DataError::Encode { reason })
@@ -113,10 +118,23 @@ impl Tokenizer {
     /// The tokens of a text that is to be gone on with: what the tokenizer's template begins every text with, if
     /// `template`, then the text, and no end.
     pub fn encode_prompt(&self, text: &str, template: bool) -> Result<Vec<u32>, DataError> {
-        let encoding =
-            guarded(|| self.0.raw.encode_fast(text, false)).map_err(|reason| DataError::Encode { reason })?;
+        self.encode_prompt_head(text, template, usize::MAX)
+    }
+
+    /// The same, at least the first `limit` of them: a much longer text takes neither time nor memory for its rest.
+    pub fn encode_prompt_head(
+        &self,
+        text: &str,
+        template: bool,
+        limit: usize,
+    ) -> Result<Vec<u32>, DataError> {
         let prefix = if template { self.prefix() } else { &[] };
-        Ok(prefix.iter().chain(encoding.get_ids()).copied().collect())
+        let ids = match text.len() <= LONG_TEXT.max(limit.saturating_mul(8)) {
+            true => guarded(|| self.0.raw.encode_fast(text, false)).map(|text| text.get_ids().to_vec()),
+            false => self.head(text, limit).map(|head| head.into_iter().map(|token| token.id).collect()),
+        };
+        let ids = ids.map_err(|reason| DataError::Encode { reason })?;
+        Ok([prefix, &ids].concat())
     }
 
     /// The text of token ids, special tokens left out.

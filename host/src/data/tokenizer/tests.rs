@@ -139,6 +139,10 @@ fn the_head_of_a_long_text_has_the_tokens_of_the_whole() {
         assert_eq!(tokenizer.encode(&text, limit).unwrap()[1..], ids(&tokenizer, &text)[..limit - 1]);
     }
     assert_eq!(tokenizer.head(&text, ALL).unwrap(), whole);
+    let prompt = tokenizer.encode_prompt(&text, true).unwrap();
+    let head = tokenizer.encode_prompt_head(&text, true, 100).unwrap();
+    assert!(head.len() > 100 && head.len() < prompt.len());
+    assert_eq!(head, prompt[..head.len()]);
     let unbroken = "\u{4f60}".repeat(LONG_TEXT);
     assert_eq!(tokenizer.encode(&unbroken, 9).unwrap().len(), 9, "a text without words has a head too");
 }

@@ -98,6 +98,8 @@ fn turns_are_found_in_every_golden_conversation() {
             golden["specials"].as_object().unwrap().clone(),
         )
         .unwrap();
+        let specials = specials();
+        assert_eq!(Shape::learn(&template, &specials).end_token(&specials), Some(end), "{name}");
         let mut found = 0;
         for case in golden["cases"].as_array().unwrap().iter().filter(|case| case["prompt"] == false) {
             let conversation =

@@ -61,3 +61,63 @@ fn a_template_without_an_end_is_stopped() {
     assert!(ChatTemplate::new("{%}{%- generation", Map::new()).is_err());
     assert!(ChatTemplate::new("{% if %}", Map::new()).unwrap_err().to_string().contains("line 1"));
 }
+
+/// Whatever a template does to the memory, there is a sentence and the program goes on.
+#[test]
+fn a_template_that_takes_all_memory_is_stopped() {
+    let chat = conversation(&[("user", "a")]).values().unwrap();
+    // What is left behind stays: less than the program allows, for the sake of small machines.
+    let bounds = Bounds { time: Duration::from_secs(20), memory: 64 << 20 };
+    let doubled = |what: &str| {
+        format!(
+            "{{% set n = namespace(s='x' * 99) %}}{{% for i in range(60) %}}{{% set n.s = {what} %}}{{% endfor %}}{{{{ n.s }}}}"
+        )
+    };
+    for source in [
+        doubled("n.s ~ n.s"),
+        doubled("n.s + n.s"),
+        doubled("[n.s, n.s] | join"),
+        doubled("n.s.replace('x', 'xx')"),
+        doubled("n.s | replace('x', 'xx')"),
+        doubled("'%s%s' | format(n.s, n.s)"),
+        doubled("[n.s, n.s] | string"),
+        doubled("[n.s, n.s] | tojson"),
+        doubled("'x' * 99999999 ~ n.s"),
+        "{% set l = namespace(l=[]) %}{% for i in range(99999) %}{% set l.l = l.l + [range(99999) | list] %}{% endfor %}"
+            .into(),
+        "{% macro f(s) %}{% set t %}{{ s }}{{ s }}{% endset %}{{ f(t) }}{% endmacro %}{{ f('x' * 99) }}".into(),
+    ] {
+        let Err(error) = template(&source).marked_within(bounds, &chat, None, false) else {
+            panic!("{source} came to an end");
+        };
+        assert!(error.contains("of memory") || error.contains("longer than"), "{source}: {error}");
+    }
+}
+
+/// One instruction may take any time.
+#[test]
+fn a_template_that_takes_too_long_is_left_behind() {
+    let source = "{% for i in range(99999) %}{% set l = range(99999) | sort(reverse=true) %}{% endfor %}";
+    let bounds = Bounds { time: Duration::from_millis(200), ..BOUNDS };
+    let Err(error) = template(source).marked_within(bounds, &[], None, false) else {
+        panic!("it came to an end")
+    };
+    assert!(error.contains("longer than 0.2 s"), "{error}");
+    assert_eq!(template("{{ 1 }}").render(&conversation(&[("user", "a")]), false).unwrap(), "1");
+}
+
+/// What walks values that lie in each other has the stack for as many as the memory allows.
+#[test]
+fn values_in_values_without_end_are_an_error_and_no_crash() {
+    let chat = conversation(&[("user", "a")]);
+    let nest = "{% set n = namespace(l=[]) %}{% for j in range(99) %}{% for i in range(99999) %}{% set n.l = [n.l] %}";
+    let most = format!("{nest}{{% endfor %}}{{% endfor %}}");
+    assert!(template(&most).render(&chat, false).unwrap_err().to_string().contains("of memory"));
+    let many = nest.replace("range(99)", "range(2)") + "{% endfor %}{% endfor %}";
+    for end in
+        ["", "{{ n.l }}", "{{ n.l ~ '' }}", "{{ n.l | tojson }}", "{{ n.l == [n.l] }}", "{{ n.l | string }}"]
+    {
+        // Printed or refused, but not the end of this process.
+        let _ = template(&format!("{many}{end}")).render(&chat, false);
+    }
+}
