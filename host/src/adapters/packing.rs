@@ -14,7 +14,7 @@ const MOST: usize = 1 << 24;
 /// Every tensor begins at a multiple of so many elements, as matrix products like it. What is between is zero.
 const ALIGN: usize = 64;
 
-/// Which tensors lie where. A pack is a state argument f32[elements] of its own name.
+/// Which tensors lie where. A pack is a state argument `f32[elements]` of its own name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Packing {
     packs: Vec<Pack>,
@@ -120,7 +120,7 @@ impl<'a> Gathering<'a> {
         Gathering { packing, found: vec![BTreeMap::new(); packing.packs.len()] }
     }
 
-    /// Takes the value for a tensor. With the last of a pack comes the pack, [elements], in the values' type.
+    /// Takes the value for a tensor. With the last of a pack comes the pack, `[elements]`, in the values' type.
     pub fn put<'b>(
         &'b mut self,
         b: &mut Builder,
