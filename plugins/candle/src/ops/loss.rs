@@ -29,7 +29,7 @@ pub fn cross_entropy(step: &Step) -> Result<Vec<Option<Tensor>>> {
     Ok(vec![Some(total(step, &losses)?), step.needed[1].then_some(dlogits)])
 }
 
-/// The sum of f32[rows].
+/// The sum of `f32[rows]`.
 fn total(step: &Step, losses: &Tensor) -> Result<Tensor> {
     let loss = step.empty(0)?;
     let numbers = Numbers::new(&[1, losses.elem_count(), 1, 0, 1], &[]);
