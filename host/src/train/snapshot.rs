@@ -223,7 +223,7 @@ mod tests {
     fn a_slot_that_is_not_whole_is_none() {
         let mut snapshots = snapshots(4);
         assert!(snapshots.find().is_none(), "an empty file holds none");
-        let json = br#"{"version":1,"step":3,"loss":1.5,"precision":"f32","data":{"bytes":1,"sha256":""},"model":{},"files":{}}"#;
+        let json = br#"{"version":1,"step":3,"loss":1.5,"precision":"f32","data":{"bytes":1,"sha256":""},"model":{},"files":[]}"#;
         let state: Result<State, _> = serde_json::from_slice(json);
         let json = match state {
             Ok(_) => json.to_vec(),

@@ -93,7 +93,7 @@ fn files_that_are_no_config() {
         ("model.safetensors", "give the folder"),
         ("model.safetensors.index.json", "give the folder"),
         ("adapter_config.json", "--adapter"),
-        ("notes.txt", "neither a model's folder nor a config.json"),
+        ("notes.txt", "neither a model's folder nor a GGUF file nor a config.json"),
     ] {
         put(dir.path(), name, "x");
         refused(ModelFolder::open(&dir.path().join(name)), &[name, expected]);
