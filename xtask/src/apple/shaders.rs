@@ -67,9 +67,13 @@ fn compiler(workspace: &Workspace) -> Result<PathBuf> {
     let version = wheel.split_whitespace().next().unwrap_or_default();
     let place = workspace.target.join("apple").join(version.replace("==", "-"));
     if !place.is_file() {
-        mlx::make(workspace, &place, |work| Ok(mlx::wheels(workspace, wheel, work)?.join("ziglang/zig")))
+        let steps = |work: &Path| {
+            let zig = mlx::wheels(workspace, wheel, work)?.join("ziglang/zig");
+            make_executable(&zig)?;
+            Ok(zig)
+        };
+        mlx::make(workspace, &place, steps)
             .context("clang, with which the Metal kernels are checked, could not be fetched with pip")?;
-        make_executable(&place)?;
     }
     Ok(place)
 }

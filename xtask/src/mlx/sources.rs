@@ -33,9 +33,10 @@ pub fn make(workspace: &Workspace, place: &Path, steps: impl FnOnce(&Path) -> Re
     create(&work)?;
     let made = steps(&work).and_then(|made| {
         // Another process may have been faster; what it made is the same.
-        if place.is_dir() {
+        if place.exists() {
             return Ok(());
         }
+        place.parent().map_or(Ok(()), create)?;
         fs::rename(&made, place)
             .with_context(|| format!("could not move {} to {}", made.display(), place.display()))
     });
