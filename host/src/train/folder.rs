@@ -247,6 +247,10 @@ fn is_same(_: &File, path: &Path) -> bool {
 
 fn open_metrics(path: &Path) -> Result<File, TrainError> {
     let path = path.join(METRICS);
+    // A fifo would be waited for.
+    if fs::metadata(&path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(TrainError::folder(&path, "is there and is no file; remove it, or give another --out"));
+    }
     OpenOptions::new().create(true).append(true).open(&path).map_err(TrainError::io("write", &path))
 }
 

@@ -151,7 +151,9 @@ impl Run<'_> {
         if let Some(snapshots) = self.snapshots.take() {
             snapshots.give_back();
         }
-        self.warn(format!("{error}; should the back end fail, the run will go on from its last checkpoint"))
+        self.warn(format!(
+            "{error}; no more snapshots are taken: should the back end fail, the run will go on from its last checkpoint"
+        ))
     }
 
     fn finish(&mut self, begun: Instant) -> Result<(), TrainError> {
