@@ -1,6 +1,9 @@
 //! From a file to its row: what is remembered of it, or what it and its code say now.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+
+use crate::any_path::AnyPath;
 
 use super::cache::{self, Cache, Entry, Stamp};
 use super::manifest;
@@ -23,15 +26,25 @@ pub(super) fn examine_all(
         loop {
             let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(path) = paths.get(index) else { return done };
-            done.push((index, examine(path, prober, cache, surroundings)));
+            // A fault of ours with one file must not cost the others.
+            let examined = || examine(path, prober, cache, surroundings);
+            let examined = std::panic::catch_unwind(AssertUnwindSafe(examined));
+            done.push((index, examined.unwrap_or_else(|_| (not_examined(path), None))));
         }
     };
     let mut rows = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads.min(paths.len())).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("does not panic")).collect::<Vec<_>>()
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect::<Vec<_>>()
     });
     rows.sort_by_key(|(index, _)| *index);
     rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// The row of a file over which this program failed; its panic is told of where it happened.
+fn not_examined(path: &Path) -> Row {
+    let reason =
+        "cannot be examined: an internal error of finetune, which is told of above; please report it";
+    Row { reason: Some(reason.into()), ..Row::of(path.to_path_buf()) }
 }
 
 fn examine(path: &Path, prober: &Prober, cache: &Cache, surroundings: &str) -> (Row, Option<Entry>) {
@@ -93,7 +106,7 @@ fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Re
         manifest,
         report: asked.report,
         waited: asked.waited,
-        needs,
+        needs: needs.into_iter().map(|(path, stamp)| (AnyPath(path), stamp)).collect(),
         measured: Default::default(),
     }))
 }

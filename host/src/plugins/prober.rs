@@ -6,6 +6,8 @@ use std::time::Duration;
 use finetune_plugin_api::abi::ErrorKind;
 use serde::{Deserialize, Serialize};
 
+use crate::any_path;
+
 use super::cache::{self, Speed};
 #[cfg(unix)]
 use super::child::{self, Bounds, Failure};
@@ -37,6 +39,7 @@ pub struct Prober {
 /// What a child is asked to do.
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {
+    #[serde(with = "any_path::path")]
     path: PathBuf,
     manifest: Manifest,
     /// The device to measure; none asks which there are.
