@@ -10,9 +10,9 @@ use super::cache::{self, Cache, Measured, Speed, Stamp};
 use super::device::Device;
 use super::discover::Folders;
 use super::error::PluginError;
-use super::examine::examine_all;
+use super::examine::{examine_all, guarded};
 use super::manifest::Manifest;
-use super::probe::ProbedDevice;
+use super::probe::{ProbeReport, ProbedDevice};
 use super::prober::Prober;
 use super::rank::{self, Job, Need};
 use super::row::{DeviceRow, Row, Status};
@@ -88,7 +88,8 @@ impl Catalog {
             for row in self.plugins.iter_mut().filter(|row| meant.contains(&row.path)) {
                 scope.spawn(|| {
                     if let Some(manifest) = row.manifest.clone() {
-                        row.renew(&prober.probe(&row.path, &manifest).report);
+                        let asked = guarded(|| prober.probe(&row.path, &manifest).report);
+                        row.renew(&asked.unwrap_or_else(ProbeReport::refused));
                     }
                 });
             }

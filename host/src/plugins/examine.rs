@@ -26,10 +26,8 @@ pub(super) fn examine_all(
         loop {
             let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(path) = paths.get(index) else { return done };
-            // A fault of ours with one file must not cost the others.
-            let examined = || examine(path, prober, cache, surroundings);
-            let examined = std::panic::catch_unwind(AssertUnwindSafe(examined));
-            done.push((index, examined.unwrap_or_else(|_| (not_examined(path), None))));
+            let examined = guarded(|| examine(path, prober, cache, surroundings));
+            done.push((index, examined.unwrap_or_else(|reason| (refused(path, reason), None))));
         }
     };
     let mut rows = std::thread::scope(|scope| {
@@ -40,11 +38,18 @@ pub(super) fn examine_all(
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-/// The row of a file over which this program failed; its panic is told of where it happened.
-fn not_examined(path: &Path) -> Row {
-    let reason =
-        "cannot be examined: an internal error of finetune, which is told of above; please report it";
-    Row { reason: Some(reason.into()), ..Row::of(path.to_path_buf()) }
+/// Does what is done with one file so that a fault of ours in it does not cost the others.
+///
+/// # Errors
+/// It panicked, of which was told where it happened: the end of a sentence that begins with the file's name.
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        "cannot be examined: an internal error of finetune, which is told of above; please report it".into()
+    })
+}
+
+fn refused(path: &Path, reason: String) -> Row {
+    Row { reason: Some(reason), ..Row::of(path.to_path_buf()) }
 }
 
 fn examine(path: &Path, prober: &Prober, cache: &Cache, surroundings: &str) -> (Row, Option<Entry>) {
@@ -115,4 +120,18 @@ fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Re
 fn hash(mut file: std::fs::File) -> std::io::Result<String> {
     std::io::Seek::rewind(&mut file)?;
     cache::sha256(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_over_one_file_is_a_reason_of_that_file() {
+        let names = ["a", "b", "c"].map(|name| guarded(|| if name == "b" { panic!("b") } else { name }));
+        assert_eq!((&names[0], &names[2]), (&Ok("a"), &Ok("c")));
+        let row = refused(Path::new("/b.so"), names[1].clone().expect_err("a reason"));
+        assert_eq!(row.status, Status::Refused);
+        assert!(row.explanation().starts_with("/b.so cannot be examined: "), "{}", row.explanation());
+    }
 }

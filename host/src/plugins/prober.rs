@@ -216,7 +216,11 @@ pub fn answer_as_child(
 
 #[cfg(unix)]
 fn json(value: &impl Serialize) -> serde_json::Value {
-    serde_json::to_value(value).expect("strings and numbers")
+    // What cannot be written is no question and no answer, and the other side says so.
+    serde_json::to_value(value).unwrap_or_else(|error| {
+        tracing::warn!("a message between finetune and its child cannot be written: {error}");
+        serde_json::Value::Null
+    })
 }
 
 /// That part of the machine's memory, and not too little for a runtime to start in.
