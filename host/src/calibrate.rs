@@ -3,6 +3,7 @@
 //! It is written by the same code as every run's step: a small model of the usual kind from random weights, adapters on
 //! all its linear layers, AdamW.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::data::Batch;
@@ -59,13 +60,9 @@ pub fn measure(device: &Device, dtype: &str) -> Result<Speed, Unmeasured> {
 }
 
 fn session(device: &Device, precision: Precision) -> Result<Session, TrainError> {
-    let unwritten =
-        |error: std::io::Error| TrainError::Settings(format!("no folder for the model's config: {error}"));
-    let folder = tempfile::tempdir().map_err(unwritten)?;
-    let config = folder.path().join("config.json");
-    std::fs::write(&config, MODEL).map_err(unwritten)?;
-    let source = Source::open(&config, 0)?;
-    let adapter = AdapterSource::new(&source, &config, LoraSettings::default())?;
+    let config = serde_json::from_str(MODEL).map_err(|error| TrainError::Internal(error.to_string()))?;
+    let source = Source::of_config(config, 0)?;
+    let adapter = AdapterSource::new(&source, Path::new(""), LoraSettings::default())?;
     let backend = Backend {
         device: device.clone(),
         name: device.plugin().into(),

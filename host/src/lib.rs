@@ -2,6 +2,7 @@
 
 pub mod adapters;
 mod allowance;
+mod any_path;
 pub mod autodiff;
 pub mod calibrate;
 pub mod cli;

@@ -111,15 +111,19 @@ fn the_next_in_rank_takes_the_state_over() {
     let unbroken = place.succeed("cpu", "cpu", &[]).lines;
     place.plugin("dies", "step 4: segv");
     let ran = place.succeed("dies", "dies", &[]);
-    let expected = [("crash", Some("dies:0")), ("crash", Some("dies:0")), ("crash", Some("cpu:0"))];
+    // The count begins anew in each process: the second one gets to its own fourth step, and then to the next back end,
+    // or to the end.
+    let expected = [("crash", Some("dies:0")), ("crash", Some("cpu:0"))];
     let found = events(&ran.lines, "fallback").len();
-    // The count begins anew in each process: the second one gets to its own fourth step or to the end.
     assert!((1..=expected.len()).contains(&found), "{}", ran.said);
+    told(&place, "dies", &ran, &expected[..found]);
     for (got, want) in events(&metrics(&place.out("dies")), "step").iter().zip(events(&unbroken, "step")) {
         assert_close(number(got, "loss"), number(want, "loss"), 1e-4, "loss");
     }
     place.plugin("dies-for-good", "run 6: segv");
     let ran = place.succeed("dies-for-good", "dies-for-good", &["--micro-batch", "1"]);
+    let again = "dies-for-good:0";
+    told(&place, "dies-for-good", &ran, &[("crash", Some(again)), ("crash", Some("cpu:0"))]);
     let last = events(&ran.lines, "start").last().unwrap()["backend"].clone();
     assert_eq!(last, "cpu", "{}", ran.said);
     for (got, want) in
@@ -244,4 +248,30 @@ fn what_a_plugin_prints_is_no_event() {
     place.plugin("prints", "step 2: print");
     let ran = place.succeed("run", "prints", &[]);
     assert!(ran.said.contains("hello from a plugin") && !ran.said.contains('\u{1b}'), "{}", ran.said);
+}
+
+/// The library that is loaded is the one that was asked for its devices: one that is another by the time it is opened
+/// again is not loaded, and the run goes on without it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_library_that_has_changed_since_it_was_asked_is_not_loaded() {
+    let place = Place::new();
+    place.plugin("hangs", "step 3: hang");
+    let mut command = place.train("run", "hangs", &["--step-timeout", "600"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics = place.out("run").join("metrics.jsonl");
+    wait_for(|| std::fs::read_to_string(&metrics).is_ok_and(|text| text.contains("\"step\":2,")));
+    // The worker holds still in its third step; the next one opens the library anew.
+    let loaded = place.out("loaded");
+    place.plugin("hangs", &format!("load: touch {}", loaded.display()));
+    let worker = worker_of(child.id()).expect("there is a worker");
+    assert!(Command::new("kill").args(["-KILL", &worker.to_string()]).status().unwrap().success());
+    let ran = ran(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    assert!(ran.said.contains("has changed since it was asked for its devices"), "{}", ran.said);
+    assert!(!loaded.exists(), "the other library was loaded");
+    assert_eq!(events(&ran.lines, "start").last().unwrap()["backend"], "cpu", "{}", ran.said);
+    // The proof that it would have been seen.
+    place.succeed("again", "hangs", &[]);
+    assert!(loaded.exists());
 }

@@ -1,7 +1,7 @@
 //! Back ends that compute wrongly are found before the first step.
 #![cfg(unix)]
 
-use finetune_tests::failing::{Place, losses, message, metrics, ran, told};
+use finetune_tests::failing::{Place, losses, message, metrics, ran, ran_of, told};
 use finetune_tests::{events, finetune, goldens};
 
 /// Numbers that are one percent off would train, and badly: `--verify` finds them before the first step.
@@ -43,4 +43,17 @@ fn verification_knows_every_kind_of_model() {
             assert_eq!(ran.code, Some(0), "{model} {method:?}: {}", ran.said);
         }
     }
+}
+
+/// The check needs no folder to be written into.
+#[test]
+fn verification_needs_no_temporary_folder() {
+    let place = Place::new();
+    let mut command = place.train("run", "cpu", &["--verify", "--strict"]);
+    let ran = ran_of(command.env("TMPDIR", "/nowhere/at/all"));
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    place.plugin("wrong", "run: wrong");
+    let mut command = place.train("wrong", "wrong", &["--verify", "--strict"]);
+    let ran = ran_of(command.env("TMPDIR", "/nowhere/at/all"));
+    assert_eq!(ran.code, Some(3), "it was checked: {}", ran.said);
 }

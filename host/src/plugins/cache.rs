@@ -4,13 +4,17 @@
 //! a help: damaged or out of reach, it is as if it were empty.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::any_path::AnyPath;
 
 use super::manifest::Manifest;
 use super::probe::ProbeReport;
@@ -47,7 +51,7 @@ pub(super) struct Entry {
     /// How long it was waited for, if it did not answer.
     pub waited: Option<Duration>,
     /// Libraries that it needs, outside of the system's own folders.
-    pub needs: Vec<(PathBuf, Stamp)>,
+    pub needs: Vec<(AnyPath, Stamp)>,
     /// By [`measurement_key`].
     pub measured: BTreeMap<String, Measured>,
 }
@@ -121,7 +125,7 @@ impl Cache {
 
     /// What is known of the file, if it still is that file in those surroundings.
     pub fn find(&self, path: &Path, metadata: &Metadata, surroundings: &str) -> Option<Entry> {
-        let entry = self.entries.get(path.to_str()?)?;
+        let entry = self.entries.get(&entry_key(path))?;
         if entry.surroundings != surroundings || entry.needs.iter().any(has_changed) {
             return None;
         }
@@ -137,33 +141,35 @@ impl Cache {
 
     /// Keeps an entry, or forgets it.
     pub fn set(&mut self, path: &Path, entry: Option<Entry>) {
-        let Some(key) = path.to_str() else { return };
-        if self.entries.get(key) == entry.as_ref() {
+        let key = entry_key(path);
+        if self.entries.get(&key) == entry.as_ref() {
             return;
         }
         match &entry {
-            Some(entry) => self.entries.insert(key.into(), entry.clone()),
-            None => self.entries.remove(key),
+            Some(entry) => self.entries.insert(key.clone(), entry.clone()),
+            None => self.entries.remove(&key),
         };
-        self.changes.insert(key.into(), entry);
+        self.changes.insert(key, entry);
     }
 
     /// Adds a measurement to an entry, if there is one.
     pub fn add_measured(&mut self, path: &Path, key: String, measured: Measured) {
-        let Some(mut entry) = path.to_str().and_then(|path| self.entries.get(path)).cloned() else { return };
+        let Some(mut entry) = self.entries.get(&entry_key(path)).cloned() else { return };
         entry.measured.insert(key, measured);
         self.set(path, Some(entry));
     }
 
     /// Forgets the plugins of that name or file; says how many.
     pub fn forget(&mut self, name: &str) -> usize {
-        let is_meant = |path: &str, entry: &Entry| {
-            entry.manifest.name == name || path == name || Path::new(path).file_name() == Some(name.as_ref())
+        let is_meant = |path: &Path, entry: &Entry| {
+            let file = path.file_name().map(|file| file.to_string_lossy());
+            entry.manifest.name == name || path.to_string_lossy() == name || file.as_deref() == Some(name)
         };
-        let meant = self.entries.iter().filter(|(path, entry)| is_meant(path, entry));
-        let meant: Vec<String> = meant.map(|(path, _)| path.clone()).collect();
+        let entries = self.entries.iter().map(|(key, entry)| (path_of(key), entry));
+        let meant = entries.filter(|(path, entry)| is_meant(path, entry));
+        let meant: Vec<PathBuf> = meant.map(|(path, _)| path).collect();
         for path in &meant {
-            self.set(Path::new(path), None);
+            self.set(path, None);
         }
         meant.len()
     }
@@ -237,7 +243,7 @@ fn write(folder: &Path, changes: BTreeMap<String, Option<Entry>>) -> io::Result<
             None => plugins.remove(&path),
         };
     }
-    plugins.retain(|path, _| Path::new(path).symlink_metadata().is_ok());
+    plugins.retain(|key, _| path_of(key).symlink_metadata().is_ok());
     let mut aside = tempfile::NamedTempFile::new_in(folder)?;
     let body = serde_json::to_vec(&plugins)?;
     let head = Head { format: FORMAT, sha256: sha256(body.as_slice())? };
@@ -278,8 +284,31 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     builder.recursive(true).create(folder)
 }
 
-fn has_changed((path, stamp): &(PathBuf, Stamp)) -> bool {
+fn has_changed((AnyPath(path), stamp): &(AnyPath, Stamp)) -> bool {
     path.metadata().map_or(true, |metadata| Stamp::of(&metadata) != *stamp)
+}
+
+/// What a file's entry is found by: its path, or what no path begins with and its bytes where they are no Unicode.
+fn entry_key(path: &Path) -> String {
+    match path.to_str() {
+        Some(text) => text.to_owned(),
+        None => format!("\0{}", hex(path.as_os_str().as_encoded_bytes())),
+    }
+}
+
+/// The inverse of [`entry_key`].
+fn path_of(key: &str) -> PathBuf {
+    #[cfg(unix)]
+    if let Some(bytes) = key.strip_prefix('\0') {
+        let byte = |at: usize| bytes.get(at..at + 2).and_then(|text| u8::from_str_radix(text, 16).ok());
+        let bytes: Vec<u8> = (0..bytes.len()).step_by(2).map_while(byte).collect();
+        return <std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes).into();
+    }
+    key.into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name of a measurement in an entry.
@@ -300,24 +329,48 @@ pub(super) fn sha256(mut file: impl Read) -> io::Result<String> {
             length => hash.update(&piece[..length]),
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 /// The folder that entries are kept in where nobody says otherwise.
 pub(super) fn folder() -> Option<PathBuf> {
-    let absolute =
-        |name| trust::variable(name).map(PathBuf::from).filter(|folder: &PathBuf| folder.is_absolute());
-    if let Some(folder) = absolute(FOLDER_VARIABLE) {
-        return Some(folder);
+    let (folder, warning) = folder_from(trust::variable);
+    static SAID: Once = Once::new();
+    if let Some(warning) = warning {
+        SAID.call_once(|| tracing::warn!("{warning}"));
     }
-    let folder = if cfg!(windows) {
-        absolute("LOCALAPPDATA")?
+    folder
+}
+
+/// The folder by those variables, and what a person should know of it.
+fn folder_from(variable: impl Fn(&str) -> Option<OsString>) -> (Option<PathBuf>, Option<String>) {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let given = variable(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    if let Some(folder) = given.as_ref().filter(|folder| folder.is_absolute()) {
+        return (Some(folder.clone()), None);
+    }
+    let (folder, names) = if cfg!(windows) {
+        (absolute("LOCALAPPDATA"), "LOCALAPPDATA")
     } else if cfg!(target_os = "macos") {
-        absolute("HOME")?.join("Library/Caches")
+        (absolute("HOME").map(|home| home.join("Library/Caches")), "HOME")
     } else {
-        absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?
+        let home = || Some(absolute("HOME")?.join(".cache"));
+        (absolute("XDG_CACHE_HOME").or_else(home), "XDG_CACHE_HOME and HOME")
     };
-    Some(folder.join("finetune"))
+    let folder = folder.map(|folder| folder.join("finetune"));
+    let begun = given.map(|given| {
+        format!("{FOLDER_VARIABLE} names the folder {}, which must be absolute; ", given.display())
+    });
+    let warning = match (&folder, begun) {
+        (Some(_), None) => None,
+        (Some(folder), Some(begun)) => Some(format!("{begun}{} is used instead", folder.display())),
+        (None, begun) => Some(format!(
+            "{}what is learned of plugins is not kept, and they are asked and measured again each time: there is no \
+             cache folder, because no absolute path is in {names}; name one with {FOLDER_VARIABLE}",
+            begun.unwrap_or_default()
+        )),
+    };
+    (folder, warning)
 }
 
 /// All that a plugin's answer may depend on besides its file: this program, the system and its drivers, the devices

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::any_path;
+
 use super::cache::{self, Cache, Measured, Speed, Stamp};
 use super::device::Device;
 use super::discover::Folders;
 use super::error::PluginError;
-use super::examine::examine_all;
+use super::examine::{examine_all, guarded};
 use super::manifest::Manifest;
-use super::probe::ProbedDevice;
+use super::probe::{ProbeReport, ProbedDevice};
 use super::prober::Prober;
 use super::rank::{self, Job, Need};
 use super::row::{DeviceRow, Row, Status};
@@ -33,6 +35,7 @@ pub struct Catalog {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// The plugin's file.
+    #[serde(with = "any_path::path")]
     pub path: PathBuf,
     /// What the plugin says about itself.
     pub manifest: Manifest,
@@ -40,6 +43,7 @@ pub struct Choice {
     pub device: ProbedDevice,
     sha256: String,
     /// Where it is remembered what was asked.
+    #[serde(with = "any_path::option")]
     cache: Option<PathBuf>,
 }
 
@@ -84,7 +88,8 @@ impl Catalog {
             for row in self.plugins.iter_mut().filter(|row| meant.contains(&row.path)) {
                 scope.spawn(|| {
                     if let Some(manifest) = row.manifest.clone() {
-                        row.renew(&prober.probe(&row.path, &manifest).report);
+                        let asked = guarded(|| prober.probe(&row.path, &manifest).report);
+                        row.renew(&asked.unwrap_or_else(ProbeReport::refused));
                     }
                 });
             }
@@ -301,4 +306,45 @@ fn no_such_device(row: &Row, backend: &str) -> PluginError {
     let devices: Vec<String> =
         row.devices.iter().map(|row| format!("{name}:{} ({})", row.device.index, row.device.name)).collect();
     no_such(format!("there is no device {backend:?}; there are: {}", devices.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another library under the same name is not the one that said which devices it has: it is not loaded.
+    #[test]
+    fn a_library_that_has_changed_since_it_was_asked_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.so");
+        std::fs::write(&path, "one").expect("written");
+        let text = |text: &str| text.to_owned();
+        let manifest = Manifest {
+            name: text("a"),
+            version: text("1"),
+            api: text("1.0.0"),
+            vendor: text("v"),
+            license: text("l"),
+            description: text("d"),
+        };
+        let device = ProbedDevice {
+            index: 0,
+            name: String::new(),
+            kind: text("cpu"),
+            memory_total: 0,
+            memory_available: 0,
+            unified: false,
+            dtypes: Vec::new(),
+        };
+        let sha256 = cache::sha256(&b"one"[..]).expect("a hash");
+        let choice = Choice { path: path.clone(), manifest, device, sha256, cache: None };
+        let error = |choice: &Choice| match choice.open(&serde_json::Map::new()) {
+            Ok(_) => panic!("three letters are a library"),
+            Err(error) => error.to_string(),
+        };
+        // As it was it goes to the loader, which finds that it is none.
+        assert!(error(&choice).contains("cannot be loaded"), "{}", error(&choice));
+        std::fs::write(&path, "two").expect("written");
+        assert!(error(&choice).contains("has changed since it was asked for its devices"));
+    }
 }

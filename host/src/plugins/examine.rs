@@ -1,6 +1,9 @@
 //! From a file to its row: what is remembered of it, or what it and its code say now.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+
+use crate::any_path::AnyPath;
 
 use super::cache::{self, Cache, Entry, Stamp};
 use super::manifest;
@@ -23,15 +26,30 @@ pub(super) fn examine_all(
         loop {
             let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(path) = paths.get(index) else { return done };
-            done.push((index, examine(path, prober, cache, surroundings)));
+            let examined = guarded(|| examine(path, prober, cache, surroundings));
+            done.push((index, examined.unwrap_or_else(|reason| (refused(path, reason), None))));
         }
     };
     let mut rows = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads.min(paths.len())).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("does not panic")).collect::<Vec<_>>()
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect::<Vec<_>>()
     });
     rows.sort_by_key(|(index, _)| *index);
     rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// Does what is done with one file so that a fault of ours in it does not cost the others.
+///
+/// # Errors
+/// It panicked, of which was told where it happened: the end of a sentence that begins with the file's name.
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        "cannot be examined: an internal error of finetune, which is told of above; please report it".into()
+    })
+}
+
+fn refused(path: &Path, reason: String) -> Row {
+    Row { reason: Some(reason), ..Row::of(path.to_path_buf()) }
 }
 
 fn examine(path: &Path, prober: &Prober, cache: &Cache, surroundings: &str) -> (Row, Option<Entry>) {
@@ -93,7 +111,7 @@ fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Re
         manifest,
         report: asked.report,
         waited: asked.waited,
-        needs,
+        needs: needs.into_iter().map(|(path, stamp)| (AnyPath(path), stamp)).collect(),
         measured: Default::default(),
     }))
 }
@@ -102,4 +120,18 @@ fn look(row: &mut Row, prober: &Prober, cache: &Cache, surroundings: &str) -> Re
 fn hash(mut file: std::fs::File) -> std::io::Result<String> {
     std::io::Seek::rewind(&mut file)?;
     cache::sha256(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_over_one_file_is_a_reason_of_that_file() {
+        let names = ["a", "b", "c"].map(|name| guarded(|| if name == "b" { panic!("b") } else { name }));
+        assert_eq!((&names[0], &names[2]), (&Ok("a"), &Ok("c")));
+        let row = refused(Path::new("/b.so"), names[1].clone().expect_err("a reason"));
+        assert_eq!(row.status, Status::Refused);
+        assert!(row.explanation().starts_with("/b.so cannot be examined: "), "{}", row.explanation());
+    }
 }

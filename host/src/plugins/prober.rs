@@ -6,6 +6,8 @@ use std::time::Duration;
 use finetune_plugin_api::abi::ErrorKind;
 use serde::{Deserialize, Serialize};
 
+use crate::any_path;
+
 use super::cache::{self, Speed};
 #[cfg(unix)]
 use super::child::{self, Bounds, Failure};
@@ -37,6 +39,7 @@ pub struct Prober {
 /// What a child is asked to do.
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {
+    #[serde(with = "any_path::path")]
     path: PathBuf,
     manifest: Manifest,
     /// The device to measure; none asks which there are.
@@ -213,7 +216,11 @@ pub fn answer_as_child(
 
 #[cfg(unix)]
 fn json(value: &impl Serialize) -> serde_json::Value {
-    serde_json::to_value(value).expect("strings and numbers")
+    // What cannot be written is no question and no answer, and the other side says so.
+    serde_json::to_value(value).unwrap_or_else(|error| {
+        tracing::warn!("a message between finetune and its child cannot be written: {error}");
+        serde_json::Value::Null
+    })
 }
 
 /// That part of the machine's memory, and not too little for a runtime to start in.

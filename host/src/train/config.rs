@@ -18,6 +18,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::any_path;
+
 pub use crate::optim::ScheduleKind;
 
 pub use error::ConfigError;
@@ -67,19 +69,19 @@ pub enum PrecisionChoice {
 pub struct Settings {
     /// Model: a Hugging Face folder, a GGUF file, or a config.json to start from random weights
     #[arg(long, value_name = "DIR|FILE.gguf|config.json", help_heading = heading::MODEL)]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "any_path::option", skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// Training data: JSONL rows {"text"}, {"prompt","completion"} or {"messages"}, or plain text
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "any_path::option", skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
     /// Held-out data, evaluated before, during (--eval-every) and after training
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "any_path::option", skip_serializing_if = "Option::is_none")]
     pub valid: Option<PathBuf>,
     /// Chat template (jinja) for {"messages"} rows, in place of the model's own
     #[arg(long, value_name = "FILE", help_heading = heading::MODEL)]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "any_path::option", skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
     /// Train all of the model, or LoRA adapters beside it [default: lora]
     #[arg(long, help_heading = heading::ADAPTER)]
@@ -103,7 +105,7 @@ pub struct Settings {
     pub dropout: Option<f64>,
     /// Start from this PEFT adapter; rank, alpha and targets come from it
     #[arg(long, value_name = "DIR", help_heading = heading::ADAPTER)]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "any_path::option", skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
     /// Examples in a step [default: 8]
     #[arg(long, value_name = "N", help_heading = heading::TRAINING)]
@@ -176,7 +178,7 @@ pub struct Settings {
     pub backend: Option<String>,
     /// Folder of plugins, in place of the default ones; may be repeated
     #[arg(long, value_name = "DIR", help_heading = heading::RUNNING)]
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, with = "any_path::list", skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<PathBuf>,
     /// Steps between checkpoints; 0 for none but the last [default: 100]
     #[arg(long, value_name = "N", help_heading = heading::RUNNING)]

@@ -4,12 +4,15 @@ use std::ops::Range;
 use std::path::Path;
 
 use finetune_plugin_api::program::DType;
+use serde_json::{Map, Value};
 
 use crate::adapters::{Lora, targets_from_text};
 use crate::data::{self, Batch};
 use crate::models::{self, Architecture, Config, Init, ModelError, TensorSpec, fill};
 use crate::weights::peft::{PeftAdapter, PeftConfig, TargetSpec};
-use crate::weights::{ModelFiles, TensorView, WeightDType, WeightsError, convert, copy_side_files};
+use crate::weights::{
+    ModelFiles, ModelFolder, TensorView, WeightDType, WeightsError, convert, copy_side_files,
+};
 
 use super::error::TrainError;
 
@@ -49,7 +52,15 @@ pub enum Elements {
 impl Source {
     /// Opens the model at `path` and checks that every tensor is there in its shape.
     pub fn open(path: &Path, seed: u64) -> Result<Source, TrainError> {
-        let files = ModelFiles::open(path)?;
+        Source::of(ModelFiles::open(path)?, path, seed)
+    }
+
+    /// A model of that config, with random weights, that is in no file.
+    pub fn of_config(config: Map<String, Value>, seed: u64) -> Result<Source, TrainError> {
+        Source::of(ModelFiles::Folder(ModelFolder::of_config(config)), Path::new(""), seed)
+    }
+
+    fn of(files: ModelFiles, path: &Path, seed: u64) -> Result<Source, TrainError> {
         let config = Config::new(&serde_json::Value::Object(files.config().clone()));
         let architecture = config.and_then(|config| models::from_config(&config));
         let architecture = architecture.map_err(|error| match (error, &files) {

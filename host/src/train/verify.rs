@@ -7,6 +7,7 @@
 //! not make all that follow it wrong, and rounding does not add up.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use finetune_plugin_api::program::{Program, Role, TensorType};
 use finetune_plugin_api::reference::{self, Rounding, Tensor, Values};
@@ -85,13 +86,7 @@ pub(super) fn verify(run: &Session, config: &RunConfig) -> Result<(), TrainError
 
 /// A small model on the run's device.
 fn small_session(run: &Session, config: &RunConfig) -> Result<Session, TrainError> {
-    let unwritten =
-        |error: std::io::Error| TrainError::Settings(format!("no folder for a small model: {error}"));
-    let folder = tempfile::tempdir().map_err(unwritten)?;
-    let path = folder.path().join("config.json");
-    let small = serde_json::Value::Object(small_config(run.source.files.config()));
-    std::fs::write(&path, small.to_string()).map_err(unwritten)?;
-    let source = Source::open(&path, SEED)?;
+    let source = Source::of_config(small_config(run.source.files.config()), SEED)?;
     let adapter = match config.method {
         Method::Full => None,
         Method::Lora => {
@@ -101,7 +96,7 @@ fn small_session(run: &Session, config: &RunConfig) -> Result<Session, TrainErro
                 dropout: config.dropout,
                 ..LoraSettings::default()
             };
-            Some(AdapterSource::new(&source, &path, said)?)
+            Some(AdapterSource::new(&source, Path::new(""), said)?)
         }
     };
     let backend = Backend {

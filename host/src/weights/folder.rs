@@ -43,6 +43,11 @@ impl ModelFolder {
         }
     }
 
+    /// A model that is nothing but this config, and starts from random weights. It is in no folder.
+    pub fn of_config(config: Map<String, Value>) -> Self {
+        Self { config_path: PathBuf::from(CONFIG), config, tensors: None }
+    }
+
     fn open_dir(dir: &Path) -> Result<Self, WeightsError> {
         let files = list_files(dir)?;
         let config_path = dir.join(CONFIG);

@@ -52,7 +52,7 @@ fn a_needed_library_that_is_gone_ends_an_entry() {
     fs::write(&file, "one").unwrap();
     fs::write(&needed, "two").unwrap();
     let mut cache = Cache::read(Some(folder.path()));
-    let needs = vec![(needed.clone(), Stamp::of(&needed.metadata().unwrap()))];
+    let needs = vec![(AnyPath(needed.clone()), Stamp::of(&needed.metadata().unwrap()))];
     cache.set(&file, Some(Entry { needs, ..entry(&file, "r") }));
     cache.write();
     assert!(find(folder.path(), &file, "here").is_some());
@@ -158,4 +158,53 @@ fn several_hosts_at_once_lose_nothing() {
     });
     let cache = Cache::read(Some(folder.path()));
     assert!(files.iter().all(|file| cache.find(file, &file.metadata().unwrap(), "here").is_some()));
+}
+
+/// A file whose name is not Unicode has an entry as others do.
+#[cfg(target_os = "linux")]
+#[test]
+fn any_path_has_an_entry_and_can_be_forgotten() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(std::ffi::OsStr::from_bytes(b"b\xff.so"));
+    fs::write(&file, "one").unwrap();
+    assert_eq!(path_of(&entry_key(&file)), file);
+    assert_eq!(path_of(&entry_key(folder.path())), folder.path());
+    let mut cache = Cache::read(Some(folder.path()));
+    let needs = vec![(AnyPath(file.clone()), Stamp::of(&file.metadata().unwrap()))];
+    cache.set(&file, Some(Entry { needs, ..entry(&file, "r") }));
+    cache.write();
+    assert!(find(folder.path(), &file, "here").is_some());
+    let mut cache = Cache::read(Some(folder.path()));
+    assert_eq!(cache.forget("b\u{fffd}.so"), 1);
+    cache.write();
+    assert!(find(folder.path(), &file, "here").is_none());
+}
+
+/// A setting that has no effect is said to have none.
+#[cfg(all(unix, not(target_os = "macos")))]
+#[test]
+fn a_folder_that_cannot_be_used_is_told_of() {
+    let with = |variables: &[(&str, &'static str)]| {
+        let variables: BTreeMap<String, OsString> =
+            variables.iter().map(|(name, value)| (name.to_string(), value.into())).collect();
+        folder_from(|name| variables.get(name).cloned())
+    };
+    assert_eq!(with(&[(FOLDER_VARIABLE, "/c")]), (Some("/c".into()), None));
+    for empty in [&[("HOME", "/me")][..], &[("HOME", "/me"), (FOLDER_VARIABLE, "")]] {
+        assert_eq!(with(empty), (Some("/me/.cache/finetune".into()), None));
+    }
+    let (folder, warning) = with(&[("XDG_CACHE_HOME", "/x"), (FOLDER_VARIABLE, "c/d")]);
+    assert_eq!(folder.unwrap(), Path::new("/x/finetune"));
+    let warning = warning.unwrap();
+    assert_eq!(
+        warning,
+        "FINETUNE_CACHE_DIR names the folder c/d, which must be absolute; /x/finetune is used instead"
+    );
+    for nothing in [&[][..], &[("HOME", "me")], &[("HOME", ""), (FOLDER_VARIABLE, "c")]] {
+        let (folder, warning) = with(nothing);
+        let warning = warning.unwrap();
+        assert!(folder.is_none() && warning.contains("is not kept"), "{warning}");
+        assert_eq!(warning.contains("must be absolute"), nothing.len() == 2, "{warning}");
+    }
 }

@@ -64,7 +64,7 @@ impl Settings {
     /// The settings as a file that [`Settings::from_toml`] reads back as the same.
     ///
     /// # Errors
-    /// [`ConfigError::Encode`] if a path is not Unicode, which TOML must be.
+    /// [`ConfigError::Encode`] if a path cannot be written.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string(self).map_err(|e| ConfigError::Encode(e.to_string()))
     }

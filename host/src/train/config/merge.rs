@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use crate::any_path::AnyPath;
 
 use super::{ConfigError, Settings};
 
@@ -123,6 +126,11 @@ fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
 fn said(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        // A path that is not Unicode.
+        Value::Array(_) => match AnyPath::deserialize(value) {
+            Ok(AnyPath(path)) => path.display().to_string(),
+            Err(_) => value.to_string(),
+        },
         other => other.to_string(),
     }
 }
