@@ -99,7 +99,6 @@ fn each_request_to_end_is_heard() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{signal}: {said}");
         assert!(said.contains("stopping after this step") && said.contains("--resume"), "{signal}: {said}");
-        assert!(place.out("run").join("checkpoints").exists() || steps(&place, "run") > 0);
     }
 }
 
@@ -112,7 +111,13 @@ fn a_program_that_nobody_listens_to_can_be_ended() {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for(|| steps(&place, "run") >= 2);
     let full = child.stderr.take().unwrap();
-    wait_for(|| rustix::io::ioctl_fionread(&full).unwrap() >= 60_000);
+    // Full is when nothing more gets in: pages that are not filled count too.
+    let waiting = || rustix::io::ioctl_fionread(&full).unwrap();
+    wait_for(|| {
+        let before = waiting();
+        std::thread::sleep(Duration::from_millis(300));
+        before >= 4096 && waiting() == before
+    });
     send("-TERM", &child);
     // It is heard, though the word of it is not: the second is another.
     std::thread::sleep(Duration::from_millis(500));
