@@ -34,6 +34,12 @@ const STRICT: u8 = 3;
 /// The exit status is 0 if it was done, 1 if it could not be, 2 if the command line is wrong, 3 if the back end failed
 /// and `--strict` keeps from going on another way, 130 if it was interrupted and saved what it had.
 pub fn main() -> ExitCode {
+    #[cfg(unix)]
+    if let Err(error) = interrupt::survive_file_limit() {
+        let error =
+            anyhow::Error::from(error).context("cannot install a handler for files that grow too large");
+        return fail(&error, &Screen::stderr());
+    }
     let cli = parse();
     backend::set_timeouts(cli.probe_timeout, cli.measure_timeout);
     #[cfg(unix)]
@@ -98,7 +104,7 @@ fn worker(color: bool, verbose: u8) -> ExitCode {
     let screen = Screen::relayed(channel.clone(), color);
     let served = log(verbose, &screen).and_then(|()| {
         // The supervisor hears of Ctrl-C too, and says what is to be done.
-        ctrlc::set_handler(|| {})?;
+        interrupt::outlive()?;
         serve(&channel, backend::open_choice).map_err(not_a_command)
     });
     match served {

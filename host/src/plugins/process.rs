@@ -1,5 +1,7 @@
 //! What is common to the processes that this program starts from itself.
 
+use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,24 +33,60 @@ pub fn sweep(mark: &str) {
     }
 }
 
+/// The marks of processes that train, with their numbers: what is ended with this process when it may not wait.
+static WORKERS: Mutex<Vec<(String, Option<u32>)>> = Mutex::new(Vec::new());
+
+fn workers() -> MutexGuard<'static, Vec<(String, Option<u32>)>> {
+    WORKERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a process that trains. All that it starts has `mark`, until [`forget_worker`] takes it off.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start_worker(command: &mut Command, mark: &str) -> std::io::Result<Child> {
+    // Held while it starts: `end_workers` finds it running, or it never runs.
+    let mut workers = workers();
+    let child = command.env(MARK, mark).spawn()?;
+    workers.push((mark.to_owned(), Some(child.id())));
+    Ok(child)
+}
+
+/// A worker is about to be waited for: its number may soon be another's.
+pub fn release_worker(mark: &str) {
+    workers().iter_mut().filter(|(of, _)| of == mark).for_each(|(_, process)| *process = None);
+}
+
+/// A worker is ended, and all that it had started.
+pub fn forget_worker(mark: &str) {
+    workers().retain(|(of, _)| of != mark);
+}
+
+/// Waits for ever if this process is being ended; what its workers' end looks like then is nobody's business.
+pub fn wait_if_ending() {
+    drop(workers());
+}
+
+/// Ends all workers and all that they have started, and lets no other start: this process is to end right after.
+pub fn end_workers() {
+    let workers = workers();
+    for (mark, process) in workers.iter() {
+        if let Some(pid) = process.and_then(|process| i32::try_from(process).ok()).and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        sweep(mark);
+    }
+    std::mem::forget(workers);
+}
+
 /// A signal's name, and what it means where that is no common knowledge.
 pub fn signal_name(signal: i32) -> String {
-    Signal::from_named_raw(signal).map_or_else(
-        || format!("signal {signal}"),
-        |named| match named {
-            Signal::SEGV => "SIGSEGV".into(),
-            Signal::ABORT => "SIGABRT".into(),
-            Signal::BUS => "SIGBUS".into(),
-            Signal::ILL => "SIGILL".into(),
-            Signal::FPE => "SIGFPE".into(),
-            Signal::XCPU => "SIGXCPU: it used up its processor time".into(),
-            Signal::TRAP => "SIGTRAP".into(),
-            Signal::SYS => "SIGSYS".into(),
-            Signal::TERM => "SIGTERM".into(),
-            Signal::PIPE => "SIGPIPE".into(),
-            _ => format!("signal {signal}"),
-        },
-    )
+    let Some(name) = signal_hook::low_level::signal_name(signal) else { return format!("signal {signal}") };
+    match Signal::from_named_raw(signal) {
+        Some(Signal::XCPU) => format!("{name}: it used up its processor time"),
+        Some(Signal::XFSZ) => format!("{name}: a file grew past the limit of its size, ulimit -f"),
+        _ => name.to_owned(),
+    }
 }
 
 /// 128 bits that nobody guesses.

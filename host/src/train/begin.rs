@@ -67,7 +67,7 @@ impl<'a> Run<'a> {
         }
         let mut folder = match resume {
             true => RunFolder::resume(&config.out, &request.settings)?,
-            false => RunFolder::create(&config.out, &request.settings)?,
+            false => RunFolder::create(&config.out, &request.settings, &config.result())?,
         };
         for event in std::mem::take(&mut oversight.history) {
             folder.record(&event)?;
@@ -187,6 +187,8 @@ impl<'a> Run<'a> {
     fn restore_checkpoint(&mut self, kept: Option<u64>) -> Result<bool, TrainError> {
         for step in self.folder.checkpoints()? {
             let path = self.folder.checkpoint(step);
+            // What this user or the disk cannot read now is not damaged, and nothing may take its place.
+            checkpoint::check_readable(&path)?;
             let state = match checkpoint::check(&path) {
                 Ok(state) => state,
                 Err(error) => {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -234,6 +234,33 @@ pub fn publish(checkpoint: &Path, to: &Path) -> Result<(), TrainError> {
         }
     }
     folder.commit()?;
+    Ok(())
+}
+
+/// Whether the files of the checkpoint at `path` can be opened, whatever is in them.
+///
+/// # Errors
+/// One is there and cannot be.
+pub fn check_readable(path: &Path) -> Result<(), TrainError> {
+    let unreadable = |file: &Path, error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(TrainError::folder(
+            file,
+            format!(
+                "cannot be read: {error}; the run cannot go on without knowing what is in its checkpoints"
+            ),
+        )),
+    };
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => return unreadable(path, error),
+    };
+    for entry in entries {
+        let file = entry.map_err(TrainError::io("list", path))?.path();
+        if let Err(error) = File::open(&file) {
+            unreadable(&file, error)?;
+        }
+    }
     Ok(())
 }
 

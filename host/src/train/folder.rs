@@ -34,23 +34,35 @@ pub struct RunFolder {
     /// The settings, until they are written.
     settings: Option<String>,
     /// Released by the system when the process ends, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 impl RunFolder {
     /// Makes the folder of a new run. It is one only from [`RunFolder::begin`] on: what fails before that leaves
-    /// the folder free for another try.
-    pub fn create(path: &Path, settings: &Settings) -> Result<RunFolder, TrainError> {
+    /// the folder free for another try. What the run will leave, at `result`, must not be there yet.
+    pub fn create(path: &Path, settings: &Settings, result: &Path) -> Result<RunFolder, TrainError> {
         atomic::create_dirs(path)?;
         let lock = lock(path)?;
         if path.join(CONFIG).exists() || !checkpoints(path)?.is_empty() {
-            return Err(TrainError::folder(
-                path,
-                format!(
+            let what = match RunFolder::can_resume(path) {
+                true => format!(
                     "there is a run in this folder; go on with it by `finetune train --resume --out {}`, or give \
                      another --out",
                     path.display()
                 ),
+                false => format!(
+                    "there are checkpoints of a run in this folder, whose settings ({CONFIG}) are gone, so it cannot go \
+                     on; move {CHECKPOINTS} away, or give another --out"
+                ),
+            };
+            return Err(TrainError::folder(path, what));
+        }
+        // Perhaps it is the very model that is to be trained.
+        if fs::symlink_metadata(result).is_ok() {
+            return Err(TrainError::folder(
+                result,
+                "is there already, and the run would put what it makes in its place; move it away, or give another \
+                 --out",
             ));
         }
         remove_leftovers(path)?;
@@ -59,7 +71,7 @@ impl RunFolder {
         let settings = Some(settings);
         let metrics = open_metrics(path)?;
         metrics.set_len(0).map_err(TrainError::io("write", path.join(METRICS)))?;
-        Ok(RunFolder { path: path.into(), metrics, settings, _lock: lock })
+        Ok(RunFolder { path: path.into(), metrics, settings, lock })
     }
 
     /// Opens the folder of a run that is to go on. Its settings stay what they were until [`RunFolder::begin`].
@@ -74,7 +86,7 @@ impl RunFolder {
         remove_leftovers(path)?;
         let settings = Some(settings.to_toml()?);
         let metrics = open_metrics(path)?;
-        Ok(RunFolder { path: path.into(), metrics, settings, _lock: lock })
+        Ok(RunFolder { path: path.into(), metrics, settings, lock })
     }
 
     /// Whether there is a run in a folder that has taken a step.
@@ -91,6 +103,22 @@ impl RunFolder {
             self.settings = None;
         }
         Ok(())
+    }
+
+    /// Whether the folder is still the one that was locked: it may have been moved or removed, and there may be another
+    /// in its place.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_place(&self) -> Result<(), TrainError> {
+        match is_same(&self.lock, &self.path.join(LOCK)) {
+            true => Ok(()),
+            false => Err(TrainError::folder(
+                &self.path,
+                "the run folder was moved or removed while the run went on, so nothing more is written to it; where its \
+                 checkpoints still are, go on from there with --resume --out",
+            )),
+        }
     }
 
     /// Keeps an event.
@@ -205,8 +233,24 @@ fn checkpoints(path: &Path) -> Result<Vec<u64>, TrainError> {
     Ok(steps)
 }
 
+#[cfg(unix)]
+fn is_same(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if place(a.clone()) == place(b.clone()))
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
 fn open_metrics(path: &Path) -> Result<File, TrainError> {
     let path = path.join(METRICS);
+    // A fifo would be waited for.
+    if fs::metadata(&path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(TrainError::folder(&path, "is there and is no file; remove it, or give another --out"));
+    }
     OpenOptions::new().create(true).append(true).open(&path).map_err(TrainError::io("write", &path))
 }
 
@@ -264,3 +308,6 @@ fn event_step(event: &Event) -> Option<u64> {
         Event::Start { .. } | Event::Warning { .. } | Event::Fallback { .. } | Event::Memory { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The training loop.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::data::{Dataset, Fingerprint, Loader};
@@ -126,13 +126,34 @@ impl Run<'_> {
     pub(super) fn save(&mut self) -> Result<(), TrainError> {
         let path = self.folder.checkpoint(self.done);
         let state = self.state();
+        self.folder.check_place()?;
         self.folder.sync()?;
         self.session.pulse.give(Sign::Saving);
-        checkpoint::save(&self.session, &path, state)?;
+        self.write_checkpoint(&path, state)?;
         self.folder.prune(self.done, KEPT_CHECKPOINTS)?;
         self.saved = Some(path.clone());
         self.session.pulse.give(Sign::Stepping);
         self.tell(Event::Saved { step: self.done, path })
+    }
+
+    /// Where it cannot be written, what snapshots take may be just the space that is missing.
+    fn write_checkpoint(&mut self, path: &Path, state: State) -> Result<(), TrainError> {
+        let error = match checkpoint::save(&self.session, path, state.clone()) {
+            Err(error) if !matches!(error, TrainError::Device(_)) && self.snapshots.is_some() => error,
+            other => return other,
+        };
+        self.let_go_of_snapshots(&error)?;
+        checkpoint::save(&self.session, path, state)
+    }
+
+    /// Takes no more snapshots, and gives back their space.
+    pub(super) fn let_go_of_snapshots(&mut self, error: &TrainError) -> Result<(), TrainError> {
+        if let Some(snapshots) = self.snapshots.take() {
+            snapshots.give_back();
+        }
+        self.warn(format!(
+            "{error}; no more snapshots are taken: should the back end fail, the run will go on from its last checkpoint"
+        ))
     }
 
     fn finish(&mut self, begun: Instant) -> Result<(), TrainError> {
@@ -144,6 +165,7 @@ impl Run<'_> {
         self.evaluate()?;
         let result = self.config.result();
         self.session.pulse.give(Sign::Saving);
+        self.folder.check_place()?;
         checkpoint::publish(&self.folder.checkpoint(self.done), &result)?;
         self.saved = Some(result.clone());
         self.tell(Event::Saved { step: self.done, path: result })?;

@@ -103,6 +103,12 @@ impl Snapshots {
         Ok(())
     }
 
+    /// Empties the file: its space may be wanted for something else.
+    pub fn give_back(self) {
+        // If it cannot be, nothing is worse than before.
+        let _ = self.file.set_len(0);
+    }
+
     fn write_at(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(at))?;
         self.file.write_all(bytes)
@@ -198,6 +204,16 @@ mod tests {
     fn snapshots(bytes: u64) -> Snapshots {
         let file = tempfile::tempfile().expect("a file");
         Snapshots { file, bytes, slot: 0, credit: 0.0, cost: 1.0 }
+    }
+
+    /// Once given up, they leave the disk to the checkpoints.
+    #[test]
+    fn what_is_given_back_takes_no_space() {
+        let mut snapshots = snapshots(4);
+        snapshots.write_at(HEAD, &[1, 2, 3, 4]).unwrap();
+        let file = snapshots.file.try_clone().unwrap();
+        snapshots.give_back();
+        assert_eq!(file.metadata().unwrap().len(), 0);
     }
 
     /// However the steps and the snapshots take, those cost no more than their share.

@@ -150,12 +150,7 @@ impl Run<'_> {
         match snapshots.take(&self.session, &state, stall) {
             Ok(()) => self.session.pulse.give(Sign::Kept(self.done)),
             Err(error @ TrainError::Device(_)) => return Err(error),
-            Err(error) => {
-                self.snapshots = None;
-                self.warn(format!(
-                    "{error}; should the back end fail, the run will go on from its last checkpoint"
-                ))?;
-            }
+            Err(error) => self.let_go_of_snapshots(&error)?,
         }
         self.session.pulse.give(Sign::Stepping);
         Ok(())

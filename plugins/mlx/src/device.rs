@@ -189,7 +189,7 @@ impl Device for MlxDevice {
     const ASYNCHRONOUS: bool = true;
 
     fn ops(&self) -> Vec<&'static str> {
-        ops::NATIVE.to_vec()
+        ops::native(self.found.gpu)
     }
 
     fn properties(&self) -> JsonObject {

@@ -151,6 +151,12 @@ mod tests {
         assert_eq!(ending(status(9)), "was killed (SIGKILL)");
         assert_eq!(ending(status(11)), "crashed (SIGSEGV)");
         assert_eq!(ending(status(3 << 8)), "ended its process with exit code 3");
+        assert_eq!(
+            ending(status(25)),
+            "crashed (SIGXFSZ: a file grew past the limit of its size, ulimit -f)",
+            "the numbers of Linux and of Apple's systems are the same here"
+        );
+        assert_eq!(ending(status(14)), "crashed (SIGALRM)");
         assert_eq!(ending(None), "closed the connection to the program");
         assert!(
             was_killed(status(9))

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::plugins::process::{MARK, random, signal_name, sweep};
+use crate::plugins::process::{forget_worker, random, release_worker, signal_name, start_worker, sweep};
 
 use super::message::{Command, Message, Task};
 
@@ -56,12 +56,12 @@ impl Worker {
         let (socket, theirs) = UnixStream::pair()?;
         let mark = random();
         let mut process = Process::new(program);
-        process.arg0("finetune").args(arguments).env(MARK, &mark).stdin(Stdio::from(OwnedFd::from(theirs)));
+        process.arg0("finetune").args(arguments).stdin(Stdio::from(OwnedFd::from(theirs)));
         process.stdout(match snapshots {
             Some(file) => Stdio::from(file.try_clone()?),
             None => Stdio::null(),
         });
-        let mut child = process.stderr(Stdio::piped()).spawn()?;
+        let mut child = start_worker(process.stderr(Stdio::piped()), &mark)?;
         // It holds the worker's end of the socket; kept, it would hide that the worker is gone.
         drop(process);
         let output = child.stderr.take().map(|from| std::thread::spawn(move || relay(from, show)));
@@ -100,6 +100,7 @@ impl Worker {
 
     /// Ends it and all that it has started. How it had ended, if it had by itself.
     pub(super) fn end(mut self) -> Option<ExitStatus> {
+        release_worker(&self.mark);
         let mut ended = None;
         // The socket closes a moment before the process is dead.
         for _ in 0..50 {
@@ -128,8 +129,10 @@ impl Worker {
 
     fn kill(&mut self) {
         let _ = self.child.kill();
+        release_worker(&self.mark);
         let _ = self.child.wait();
         sweep(&self.mark);
+        forget_worker(&self.mark);
     }
 }
 

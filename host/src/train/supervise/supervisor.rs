@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::plugins::Choice;
+use crate::plugins::process::wait_if_ending;
 use crate::precision::Precision;
 
 use super::super::config::{RunConfig, Settings};
@@ -208,6 +209,7 @@ impl Supervisor<'_> {
         tracing::info!("{} trains in process {}", self.name(self.standing.at), worker.id());
         self.watch.begin(0);
         let end = self.listen(&mut worker, stop, dog, show);
+        wait_if_ending();
         Ok(match end {
             End::Done { .. } | End::Failed(_) | End::Garbage | End::Hung(_) => {
                 worker.finish();

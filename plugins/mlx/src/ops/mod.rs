@@ -51,8 +51,15 @@ pub type Factors = HashMap<rope::Key, [Array; 2]>;
 /// The results; `None` for those that are not needed.
 pub type Results = Result<Vec<Option<Array>>, Error>;
 
-/// Composite ops that are done here.
-pub const NATIVE: &[&str] = &[
+/// Composite ops that are done here on a device.
+pub fn native(gpu: bool) -> Vec<&'static str> {
+    // MLX 0.32's gradient of layer_norm was far off on an H100 for rows of 5 and of 129 elements in f32 (it agreed with
+    // torch for the widths of the goldens): the host writes it as simpler ops there.
+    let is_wrong = |name: &str| gpu && !cfg!(target_os = "macos") && name == "layer_norm_grad";
+    NATIVE.iter().copied().filter(|name| !is_wrong(name)).collect()
+}
+
+const NATIVE: &[&str] = &[
     "softmax",
     "softmax_grad",
     "rms_norm",
