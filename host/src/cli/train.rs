@@ -170,6 +170,17 @@ fn evaluation(config: &RunConfig, settings: &Settings) -> String {
 
 /// A word for a shell.
 fn quoted(path: &Path) -> String {
+    #[cfg(unix)]
+    if path.to_str().is_none() {
+        let bytes = path.as_os_str().as_encoded_bytes().iter();
+        let word = bytes.map(|&byte| match byte {
+            b'\\' | b'\'' => format!("\\{}", byte as char),
+            b' '..=b'~' => (byte as char).to_string(),
+            // Octal digits are as many as they can be, so that what follows is not taken for one.
+            _ => format!("\\{byte:03o}"),
+        });
+        return format!("$'{}'", word.collect::<String>());
+    }
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "_-./\\:@%+=,".contains(c);
     match text.chars().all(plain) && !text.is_empty() && (cfg!(windows) || !text.contains('\\')) {
@@ -272,6 +283,20 @@ mod tests {
                       {\"event\":\"eval\",\"step\":5,\"loss\":2.5,\"tokens\":2}\n";
         fs::write(dir.path().join("metrics.jsonl"), record).expect("written");
         assert_eq!(first_loss(dir.path()), Some(3.5));
+    }
+
+    /// Also where a name is no Unicode.
+    #[test]
+    #[cfg(unix)]
+    fn any_path_is_a_word_for_a_shell() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        for name in [&b"a"[..], b"it's", b"b\xff7 it's \\ here", b"\xc3\xbc\xfe"] {
+            let word = quoted(Path::new(OsStr::from_bytes(name)));
+            let mut shell = std::process::Command::new("bash");
+            let output = shell.args(["-c", &format!("printf %s {word}")]).output().expect("a shell");
+            assert_eq!(output.stdout, name, "{word}");
+        }
     }
 
     /// What is told to do next can be pasted into a shell.

@@ -112,7 +112,9 @@ fn byte_level_bpe(folder: &Path) -> Result<tokenizers::Tokenizer, DataError> {
     let (vocab_file, merges_file) = (folder.join("vocab.json"), folder.join("merges.txt"));
     let as_text = |path: &Path| match path.to_str() {
         Some(text) => Ok(text.to_owned()),
-        None => Err(bad(path, "its path is not UTF-8")),
+        None => {
+            Err(bad(path, "its path is not Unicode, as that of a tokenizer in two files must be; rename it"))
+        }
     };
     let (vocab, merges) = (as_text(&vocab_file)?, as_text(&merges_file)?);
     let bpe = guarded(|| BPE::from_file(&vocab, &merges).build())

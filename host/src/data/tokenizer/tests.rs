@@ -210,6 +210,20 @@ fn a_missing_or_broken_tokenizer_is_explained() {
     assert!(absent.contains("no-such-folder") && absent.contains("no such folder"), "{absent}");
 }
 
+/// The library takes the names of the two files as text.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_tokenizer_in_two_files_under_a_name_that_is_no_unicode_is_explained() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join("vocab.json"), "{}").unwrap();
+    std::fs::write(odd.join("merges.txt"), "").unwrap();
+    let error = Tokenizer::from_folder(&odd).unwrap_err().to_string();
+    assert!(error.contains("odd\u{fffd}/vocab.json") && error.contains("rename it"), "{error}");
+}
+
 /// The library panics on a template whose tokens are not declared, and on JSON that breaks off in a decoder.
 #[test]
 fn a_tokenizer_that_the_library_panics_on_is_an_error() {
