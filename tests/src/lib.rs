@@ -15,7 +15,27 @@ use serde_json::Value;
 
 /// The binary under test: `FINETUNE_BIN`, or the one beside the test's own build.
 pub fn binary() -> PathBuf {
+    #[cfg(unix)]
+    pass_signals_on();
     built("FINETUNE_BIN", &format!("finetune{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// What a test starts is to hear Ctrl-C although the tests themselves were started without (in the background, or by
+/// `nohup`): what is ignored would be ignored by it, too, and what has a handler is not.
+#[cfg(unix)]
+fn pass_signals_on() {
+    use signal_hook::consts::{SIGHUP, SIGINT};
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).expect("a mask"));
+        for signal in [SIGHUP, SIGINT] {
+            if ignored >> (signal - 1) & 1 == 1 {
+                signal_hook::flag::register(signal, Default::default()).expect("a handler");
+            }
+        }
+    });
 }
 
 /// The plugins under test: `FINETUNE_PLUGINS_DIR`, or those beside the test's own build.
