@@ -32,7 +32,8 @@ fn pass_signals_on() {
         let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).expect("a mask"));
         for signal in [SIGHUP, SIGINT] {
             if ignored >> (signal - 1) & 1 == 1 {
-                signal_hook::flag::register(signal, Default::default()).expect("a handler");
+                let nobody = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+                signal_hook::flag::register(signal, nobody).expect("a handler");
             }
         }
     });
