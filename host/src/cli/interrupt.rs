@@ -9,6 +9,9 @@ use super::display::Screen;
 /// The exit status of a process that was interrupted, as shells have it: 128 and the signal's number.
 pub const INTERRUPTED: u8 = 130;
 
+/// How long the word on it may take before the request to stop takes effect.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Asks `stop` at the first Ctrl-C or request to end, saying `message`, and ends the process, with all that its workers
 /// have started, at the second. What was ignored when the program began (`nohup`) stays ignored.
 ///
@@ -20,11 +23,16 @@ pub fn install(stop: &StopFlag, screen: &Screen, message: &'static str) -> anyho
         if stop.is_set() {
             end_at_once();
         }
+        // Whoever reads the screen may have stopped reading: it is waited for only so long, and the next signal is heard
+        // all the same.
+        let (screen, (said, is_said)) = (screen.clone(), std::sync::mpsc::channel());
+        let say = move || {
+            screen.line(message);
+            let _ = said.send(());
+        };
+        let thread = std::thread::Builder::new().name("interrupt".into()).spawn(say);
+        let _ = thread.map(|_| is_said.recv_timeout(PATIENCE));
         stop.stop();
-        let screen = screen.clone();
-        // Whoever reads the screen may have stopped reading: the next signal is heard all the same.
-        let said = std::thread::Builder::new().name("interrupt".into()).spawn(move || screen.line(message));
-        drop(said);
     })
     .context("cannot install a handler for Ctrl-C")
 }
