@@ -10,6 +10,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnyPath(pub PathBuf);
 
+impl From<&Path> for AnyPath {
+    fn from(path: &Path) -> AnyPath {
+        AnyPath(path.into())
+    }
+}
+
+impl From<AnyPath> for PathBuf {
+    fn from(path: AnyPath) -> PathBuf {
+        path.0
+    }
+}
+
 impl Serialize for AnyPath {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         path::serialize(&self.0, to)

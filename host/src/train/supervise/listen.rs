@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::any_path::AnyPath;
 use crate::precision::Precision;
 
 use super::super::event::Event;
 use super::super::memory::Gauge;
 use super::super::oversight::Sign;
 use super::super::stop::StopFlag;
-use super::message::{AnyPath, Command, Message};
+use super::message::{Command, Message};
 use super::process::{Heard, Worker};
 use super::supervisor::{End, Supervisor};
 use super::watchdog::Watchdog;

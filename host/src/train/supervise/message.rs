@@ -1,33 +1,14 @@
 //! What supervisor and worker say to each other: one JSON object a line.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
-
 use serde::{Deserialize, Serialize};
 
+use crate::any_path::AnyPath;
 use crate::plugins::Choice;
 use crate::precision::Precision;
 
 use super::super::config::Settings;
 use super::super::event::{Cause, Event};
 use super::super::oversight::Sign;
-
-/// A path, which need not be Unicode.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnyPath(Vec<u8>);
-
-impl From<&Path> for AnyPath {
-    fn from(path: &Path) -> AnyPath {
-        AnyPath(OsStr::as_bytes(path.as_os_str()).to_vec())
-    }
-}
-
-impl From<AnyPath> for PathBuf {
-    fn from(path: AnyPath) -> PathBuf {
-        OsString::from_vec(path.0).into()
-    }
-}
 
 /// What a worker is started for.
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::any_path::AnyPath;
 use crate::plugins::Choice;
 use crate::plugins::process::wait_if_ending;
 use crate::precision::Precision;
@@ -15,7 +16,7 @@ use super::super::folder::RunFolder;
 use super::super::memory::{self, Watch};
 use super::super::oversight::Sign;
 use super::super::stop::StopFlag;
-use super::message::{AnyPath, Failure, Task};
+use super::message::{Failure, Task};
 use super::policy::Standing;
 use super::process::{Worker, was_killed};
 use super::watchdog::{Patience, Watchdog};
