@@ -51,6 +51,19 @@ fn the_plugin_that_misbehaves_is_a_good_one_underneath() {
     succeed(&mut train(dir.path(), "good", &dir.path().join("run")));
 }
 
+/// Libraries under a plugin may fail when the process takes them down. What was done by then is done.
+#[test]
+fn a_library_that_dies_at_the_end_of_the_process_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    place(dir.path(), "late", "probe: at-exit; open: at-exit");
+    assert_eq!(row(&list(dir.path()), "late"), ("ready".into(), String::new()));
+    succeed(&mut train(dir.path(), "late", &dir.path().join("run")));
+    let mut eval = finetune(["eval", "--json", "--backend", "late", "--seq-len", "16"]);
+    eval.arg("--model").arg(goldens().join("llama2/model"));
+    eval.arg("--data").arg(goldens().join("text/train.jsonl")).arg("--plugins").arg(dir.path());
+    assert!(succeed(&mut eval).contains("\"loss\""));
+}
+
 /// Manifests are read as data: whatever they say, a plugin that is good is ready beside them, and what cannot be
 /// loaded was not loaded.
 #[test]

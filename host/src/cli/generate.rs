@@ -1,7 +1,6 @@
 //! `finetune generate`.
 
 use std::io::{IsTerminal, Read};
-use std::process::ExitCode;
 
 use anyhow::Context;
 
@@ -20,7 +19,7 @@ const LONGEST_PROMPT: u64 = 64 << 20;
 ///
 /// # Errors
 /// What keeps it from being done.
-pub fn run(args: GenerateArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+pub fn run(args: GenerateArgs, screen: &Screen) -> anyhow::Result<u8> {
     let settings =
         Settings { backend: args.backend.clone(), plugins: args.plugins.clone(), ..Settings::default() };
     let max_tokens = args.max_tokens;
@@ -44,10 +43,7 @@ pub fn run(args: GenerateArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     if output.is_read() {
         screen.named("generated", &summary(&generated));
     }
-    Ok(match stop.is_set() {
-        true => interrupt::INTERRUPTED.into(),
-        false => ExitCode::SUCCESS,
-    })
+    Ok(if stop.is_set() { interrupt::INTERRUPTED } else { super::DONE })
 }
 
 fn request(args: GenerateArgs) -> anyhow::Result<GenerateRequest> {

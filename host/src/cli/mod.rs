@@ -14,8 +14,6 @@ mod report;
 mod tokenizer;
 mod train;
 
-use std::process::ExitCode;
-
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::train::ConfigError;
@@ -23,17 +21,26 @@ use crate::train::ConfigError;
 use args::{Cli, Command, PluginsCommand};
 use display::Screen;
 
+/// The exit status of a command that has done what it was asked for.
+const DONE: u8 = 0;
+/// The exit status of a command that could not.
+const FAILED: u8 = 1;
 /// The exit status of a command that was used wrongly, as clap has it too.
 const USAGE: u8 = 2;
 /// The exit status of a run whose back end failed and that may not go on another way.
 #[cfg(unix)]
 const STRICT: u8 = 3;
 
-/// Does what the process's arguments ask for.
+/// Does what the process's arguments ask for and ends it.
 ///
 /// The exit status is 0 if it was done, 1 if it could not be, 2 if the command line is wrong, 3 if the back end failed
 /// and `--strict` keeps from going on another way, 130 if it was interrupted and saved what it had.
-pub fn main() -> ExitCode {
+pub fn main() -> ! {
+    let status = run();
+    crate::plugins::leave(status)
+}
+
+fn run() -> u8 {
     #[cfg(unix)]
     if let Err(error) = interrupt::survive_file_limit() {
         let error =
@@ -52,14 +59,14 @@ pub fn main() -> ExitCode {
     }
     let done = match cli.command {
         Command::Train(args) => train::run(*args, cli.verbose, &screen),
-        Command::Eval(args) => eval::run(args, &screen).map(|()| ExitCode::SUCCESS),
-        Command::Export(args) => export::run(args, &screen).map(|()| ExitCode::SUCCESS),
-        Command::Report(args) => report::run(&args, &screen).map(|()| ExitCode::SUCCESS),
+        Command::Eval(args) => eval::run(args, &screen).map(|()| DONE),
+        Command::Export(args) => export::run(args, &screen).map(|()| DONE),
+        Command::Report(args) => report::run(&args, &screen).map(|()| DONE),
         Command::Generate(args) => generate::run(args, &screen),
-        Command::Tokenizer(args) => tokenizer::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Tokenizer(args) => tokenizer::run(&args).map(|()| DONE),
         Command::Plugins(args) => match args.command {
-            PluginsCommand::List(args) => plugins::list(&args).map(|()| ExitCode::SUCCESS),
-            PluginsCommand::Retry(args) => plugins::retry(&args).map(|()| ExitCode::SUCCESS),
+            PluginsCommand::List(args) => plugins::list(&args).map(|()| DONE),
+            PluginsCommand::Retry(args) => plugins::retry(&args).map(|()| DONE),
         },
         #[cfg(unix)]
         Command::Child => child(),
@@ -86,16 +93,16 @@ fn parse() -> Cli {
 
 /// The other side of asking a plugin.
 #[cfg(unix)]
-fn child() -> anyhow::Result<ExitCode> {
+fn child() -> anyhow::Result<u8> {
     use anyhow::Context;
     crate::plugins::answer_as_child(crate::calibrate::measure)
         .context("this command is what finetune starts by itself, to ask a plugin")?;
-    Ok(ExitCode::SUCCESS)
+    Ok(DONE)
 }
 
 /// The process that trains, under the one that watches.
 #[cfg(unix)]
-fn worker(color: bool, verbose: u8) -> ExitCode {
+fn worker(color: bool, verbose: u8) -> u8 {
     use crate::train::supervise::{Channel, serve};
     let channel = match Channel::take() {
         Ok(channel) => channel,
@@ -118,15 +125,15 @@ fn not_a_command(error: std::io::Error) -> anyhow::Error {
     anyhow::Error::from(error).context("this command is what `finetune train` starts by itself")
 }
 
-fn fail(error: &anyhow::Error, screen: &Screen) -> ExitCode {
+fn fail(error: &anyhow::Error, screen: &Screen) -> u8 {
     screen.line(&format!("{} {}", screen.error("error:"), output::sentence(error)));
     #[cfg(unix)]
     if let Some(crate::train::supervise::SuperviseError::Strict(_)) = error.downcast_ref() {
-        return STRICT.into();
+        return STRICT;
     }
     match error.downcast_ref::<ConfigError>() {
-        Some(ConfigError::Missing { .. }) => USAGE.into(),
-        _ => ExitCode::FAILURE,
+        Some(ConfigError::Missing { .. }) => USAGE,
+        _ => FAILED,
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,7 +20,7 @@ use super::output::{JsonEvents, Output};
 ///
 /// # Errors
 /// What keeps the run from beginning or going on.
-pub fn run(args: TrainArgs, verbose: u8, screen: &Screen) -> anyhow::Result<ExitCode> {
+pub fn run(args: TrainArgs, verbose: u8, screen: &Screen) -> anyhow::Result<u8> {
     let resume = args.resume;
     let out = args.out.clone();
     let json = args.json.then(|| JsonEvents::new(Output::stdout()));
@@ -51,7 +50,7 @@ pub fn run(args: TrainArgs, verbose: u8, screen: &Screen) -> anyhow::Result<Exit
         return Err(error)
             .context("the run is complete, but its events could not be written to standard output");
     }
-    Ok(if stopped { interrupt::INTERRUPTED.into() } else { ExitCode::SUCCESS })
+    Ok(if stopped { interrupt::INTERRUPTED } else { super::DONE })
 }
 
 /// What is to be trained, and on what.

@@ -19,6 +19,9 @@
 //! - it turns a panic into an [`Error`] of the kind `internal`. So a plugin cannot be built with
 //!   `panic = "abort"`.
 //!
+//! What a plugin has to do at the end of its work, it does when its device is dropped: the library is never unloaded,
+//! and the process ends without `atexit` handlers and destructors of statics.
+//!
 //! A device whose objects belong to the thread that made them is exported with `thread: owned`: it is then
 //! opened, used and dropped on one thread of its own, and neither it nor its buffers need be [`Send`].
 

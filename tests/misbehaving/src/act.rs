@@ -18,6 +18,7 @@ pub fn act(action: &str) -> Result<(), Error> {
         "stop" => signal(libc::SIGSTOP),
         "abort" => std::process::abort(),
         "exit" => exit(rest.parse().unwrap_or(0)),
+        "at-exit" => at_exit(),
         "loop" => spin(),
         "hang" => loop {
             std::thread::sleep(Duration::from_secs(60));
@@ -77,6 +78,17 @@ fn signal(signal: i32) {
 fn exit(status: i32) -> ! {
     // SAFETY: ends the process, running nothing of anyone's.
     unsafe { libc::_exit(status) }
+}
+
+/// As a library fails whose statics are torn down in the wrong order.
+fn at_exit() {
+    extern "C" fn fail() {
+        std::process::abort();
+    }
+    // SAFETY: the function stays: the host never unloads a plugin.
+    unsafe {
+        libc::atexit(fail);
+    }
 }
 
 fn spin() -> ! {

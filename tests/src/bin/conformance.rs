@@ -5,19 +5,23 @@
 //!
 //! With an op, its cases (or those with CASE in their name) run here, each named before it runs.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use finetune_host::plugins::{Catalog, Folders, PROBE_TIMEOUT, Prober};
+use finetune_host::plugins::{Catalog, Folders, PROBE_TIMEOUT, Prober, leave};
 use finetune_plugin_api::conformance::{cases, check_case};
 use finetune_tests::loaded::Loaded;
 
 /// Processes at a time.
 const PROCESSES: usize = 8;
 
-fn main() -> ExitCode {
+fn main() -> ! {
+    leave(run())
+}
+
+fn run() -> u8 {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [plugins, backend] => all(plugins, backend),
@@ -25,7 +29,7 @@ fn main() -> ExitCode {
         [plugins, backend, op, case] => one(plugins, backend, op, case),
         _ => {
             eprintln!("usage: conformance PLUGINS BACKEND [OP [CASE]]");
-            ExitCode::from(2)
+            2
         }
     }
 }
@@ -35,7 +39,7 @@ fn family(name: &str) -> &str {
     name.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or(name)
 }
 
-fn all(plugins: &str, backend: &str) -> ExitCode {
+fn all(plugins: &str, backend: &str) -> u8 {
     let mut ops: Vec<String> = cases().iter().map(|case| family(&case.name).to_owned()).collect();
     ops.sort();
     ops.dedup();
@@ -62,10 +66,10 @@ fn all(plugins: &str, backend: &str) -> ExitCode {
     thread::scope(|scope| (0..PROCESSES).for_each(|_| drop(scope.spawn(work))));
     let bad = bad.into_inner().expect("no thread panics");
     println!("{} ops, {} fail: {bad:?}", ops.len(), bad.len());
-    if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    u8::from(!bad.is_empty())
 }
 
-fn one(plugins: &str, backend: &str, op: &str, part: &str) -> ExitCode {
+fn one(plugins: &str, backend: &str, op: &str, part: &str) -> u8 {
     let prober = Prober::with(finetune_tests::binary(), None, PROBE_TIMEOUT);
     let catalog =
         Catalog::build(&Folders::given(&[plugins.into()]), &prober).expect("the folder can be read");
@@ -83,5 +87,5 @@ fn one(plugins: &str, backend: &str, op: &str, part: &str) -> ExitCode {
         }
     }
     println!("{passed} cases passed, {failed} failed");
-    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    u8::from(failed > 0 || passed == 0)
 }
