@@ -31,7 +31,7 @@ enum Contents {
     Whole(Array),
 }
 
-/// Bytes by which a small program may be off.
+/// Bytes over the plan that are not waited for: else small programs would run one part at a time.
 const SLACK: usize = 256 << 20;
 
 /// Parts that may be under way before one is forgotten: it could only be waited for too late.
@@ -98,15 +98,15 @@ impl MlxDevice {
     }
 
     /// MLX hands work to the GPU ahead of time, and the memory of all of it is taken at once. Beyond what the host was
-    /// told that a run takes, and a tenth, the older parts are waited for. (MLX's own limit would have it give back
-    /// the memory that it keeps for reuse.)
+    /// told that a run takes, the older parts are waited for. (MLX's own limit would have it give back the memory that
+    /// it keeps for reuse.)
     fn stay_within_the_plan(&self, begun: &mut VecDeque<Array>) -> Result<(), Error> {
         if !self.found.gpu {
             begun.clear();
             return Ok(());
         }
         begun.drain(..begun.len().saturating_sub(AHEAD));
-        let planned = self.held.get().saturating_add(self.room / 10 * 11).saturating_add(SLACK);
+        let planned = self.held.get().saturating_add(self.room).saturating_add(SLACK);
         while begun.len() > 1 && mlx_rs::memory::active_memory().map_err(|_| mlx::failure())? > planned {
             if let Some(oldest) = begun.pop_front() {
                 mlx::eval(&[&oldest])?;

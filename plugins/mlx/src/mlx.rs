@@ -49,6 +49,11 @@ pub fn prepare() {
         // twice 400 of them. Each length of rows has its own, and so has generation.
         default("MLX_CUDA_GRAPH_CACHE_SIZE", "2000");
         default("MLX_ENABLE_CACHE_THRASHING_CHECK", "0");
+        if cfg!(target_os = "linux") {
+            // There, what a kernel reads is kept until all kernels that were handed over with it are done: so few at a
+            // time that memory comes back while others wait for it. (Metal has a default of its own for each chip.)
+            default("MLX_MAX_MB_PER_BUFFER", "200");
+        }
         // mlx-rs sets its own handler at its first call; this one has to come after it.
         let _ = mlx_rs::memory::active_memory();
         // SAFETY: the handler is a function of this library, which is never unloaded.
