@@ -2,17 +2,19 @@
 """LoRA on a shape with random weights: finetune, and beside it another program on the same work.
 
     tests/bench/lora.py --finetune target/release/finetune --backend mlx [--peer mlx_lora.py] [--preset llama-1b ...]
-        [--models FOLDER] [--repeat 2]
+        [--peer "torch_lora.py --device cuda --compile"] [--models FOLDER] [--repeat 2]
 
 Prints one JSON line a program and preset: tokens a second (the median of the steps after the warm-up) and the peak
 of memory. The presets are shapes of known models; weights are random and tokens are those of a text, rows full.
---peer is a program that takes --model PRESET --method --rank --batch --seq --steps --warmup --dtype and prints one
-JSON line with tokens_per_s and peak_mib. It runs in turn with finetune, so that both see the same machine.
+--peer is a program, with arguments if need be, that takes --model PRESET --method --rank --batch --seq --steps --warmup
+--dtype and prints one JSON line with tokens_per_s and peak_mib. It may be given several times. All run in turn with
+finetune, so that they see the same machine.
 --models keeps the models, with weights that PyTorch has made, for further runs; without it they are made each time.
 """
 import argparse
 import json
 import pathlib
+import shlex
 import statistics
 import subprocess
 import sys
@@ -109,12 +111,12 @@ def finetune(a, preset, out):
     }
 
 
-def peer(a, preset):
+def peer(a, preset, program):
     _, batch, length = PRESETS[preset]
-    command = [sys.executable, a.peer, "--model", preset, "--method", "lora", "--rank", a.rank, "--batch", batch,
+    command = [sys.executable, *shlex.split(program), "--model", preset, "--method", "lora", "--rank", a.rank, "--batch", batch,
                "--seq", length, "--steps", a.steps, "--warmup", a.warmup, "--dtype", a.precision]
     line = last_json([str(part) for part in command])[-1]
-    return {"program": line.get("peer", a.peer), "preset": preset, "tokens_per_s": line["tokens_per_s"],
+    return {"program": line.get("peer", program), "command": program, "preset": preset, "tokens_per_s": line["tokens_per_s"],
             "peak_mib": line["peak_mib"]}
 
 
@@ -123,7 +125,7 @@ def main():
     p.add_argument("--finetune", default="target/release/finetune")
     p.add_argument("--plugins")
     p.add_argument("--backend", default="mlx")
-    p.add_argument("--peer")
+    p.add_argument("--peer", action="append", default=[])
     p.add_argument("--preset", nargs="+", choices=sorted(PRESETS), default=["llama-1b", "smollm2-135m"])
     p.add_argument("--models")
     p.add_argument("--repeat", type=int, default=1)
@@ -135,8 +137,8 @@ def main():
     for preset in [preset for preset in a.preset for _ in range(a.repeat)]:
         with tempfile.TemporaryDirectory() as out:
             print(json.dumps(finetune(a, preset, pathlib.Path(out))), flush=True)
-        if a.peer:
-            print(json.dumps(peer(a, preset)), flush=True)
+        for program in a.peer:
+            print(json.dumps(peer(a, preset, program)), flush=True)
 
 
 if __name__ == "__main__":

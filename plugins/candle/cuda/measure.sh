@@ -65,8 +65,14 @@ if wants profile; then
     FINETUNE_CANDLE_PROFILE=1 model --preset llama-1b --steps 2 --warmup 1 >"$out/profile.json" 2>"$out/profile"
 fi
 if wants bench; then
+    if [ -d python ]; then
+        export PYTHONPATH="$folder/python"
+        set -- --peer "peer.py --device cuda" --peer "peer.py --device cuda --compile"
+    else
+        set --
+    fi
     for preset in ${PRESETS:-llama-1b smollm2-135m}; do
-        model --preset "$preset" ${PEER:+--peer "$PEER"} --steps 8 --warmup 3 --repeat "${REPEAT:-2}" \
-            2>>"$out/bench-errors" | tee -a "$report"
+        model --preset "$preset" "$@" --steps 8 --warmup 3 --repeat "${REPEAT:-2}" 2>>"$out/bench-errors" |
+            tee -a "$report"
     done
 fi

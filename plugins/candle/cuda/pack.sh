@@ -2,11 +2,12 @@
 # Packs what measure.sh needs, for a machine with an NVIDIA GPU that can fetch nothing and has a Python with PyTorch
 # for CUDA 13.
 #
-#   plugins/candle/cuda/pack.sh FINETUNE PLUGINS TESTS OUT.tar.xz [PEER.py]
+#   plugins/candle/cuda/pack.sh FINETUNE PLUGINS TESTS OUT.tar.xz [PEER.py PYTHON]
 #
 # FINETUNE is the program, PLUGINS a folder with the cpu plugin and candle's as cuda/build.sh leaves it, TESTS a folder
-# with the programs `goldens` and `conformance` of the tests crate and `candle-tests` of cuda/build.sh. PEER.py is another program to be timed beside
-# finetune (tests/bench/lora.py says what it must take).
+# with the programs `goldens` and `conformance` of the tests crate and `candle-tests` of cuda/build.sh. PEER.py is
+# another program to be timed beside finetune, with `--device cuda` and once more with `--compile` (tests/bench/lora.py
+# says what else it must take), and PYTHON a folder of packages for it.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
@@ -29,6 +30,9 @@ cp -r "$root/tests/goldens/data" "$work/tests/goldens/"
 cp "$root/demo/model/tokenizer.json" "$work/demo/model/"
 cp "$root/demo/box/sample.jsonl" "$work/demo/box/"
 cp "$here/measure.sh" "$work/"
-[ -z "${5:-}" ] || cp "$5" "$work/peer.py"
+if [ -n "${5:-}" ]; then
+    cp "$5" "$work/peer.py"
+    cp -r "${6:?the folder of packages for the peer}" "$work/python"
+fi
 tar -c -C "$work" . | xz -1 -T0 >"$out"
 ls -l "$out"

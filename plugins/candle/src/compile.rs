@@ -119,6 +119,9 @@ impl Run<'_> {
             self.step(step, &mut values)?;
             step.dead.iter().for_each(|value| values[value.index()] = None);
         }
+        if let Some(profile) = &self.compiled.profile {
+            profile.tell();
+        }
         self.results(&values)
     }
 

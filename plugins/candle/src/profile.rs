@@ -1,5 +1,5 @@
-//! Where the time of a program's runs goes: with `FINETUNE_CANDLE_PROFILE` set, every op is waited for, and when a
-//! program is dropped its ops are listed with the time that they took, those of one kind and type together.
+//! Where the time of a program's runs goes: with `FINETUNE_CANDLE_PROFILE` set, every op is waited for, and at the end of
+//! a run its ops are listed with the time that they took, those of one kind and type together.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device as Placed, Result};
 use finetune_plugin_api::program::Program;
 
-/// Times by kind of op.
+/// Times of a run by kind of op.
 #[derive(Default)]
 pub struct Profile(RefCell<HashMap<String, (usize, Duration)>>);
 
@@ -36,12 +36,14 @@ impl Profile {
         *total += took;
         Ok(())
     }
-}
 
-impl Drop for Profile {
-    fn drop(&mut self) {
+    /// Says what the run took, on standard error; the next one begins anew. (The process that trains is not there to
+    /// say it at its end.)
+    pub fn tell(&self) {
         let mut lines: Vec<_> = self.0.take().into_iter().collect();
         lines.sort_by_key(|(_, (_, total))| std::cmp::Reverse(*total));
+        let all: Duration = lines.iter().map(|(_, (_, total))| *total).sum();
+        eprintln!("{:10.3} ms in all of a run's ops", all.as_secs_f64() * 1e3);
         for (kind, (count, total)) in lines {
             eprintln!("{:10.3} ms {count:6} {kind}", total.as_secs_f64() * 1e3);
         }
