@@ -2,6 +2,9 @@
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
 
+use crate::export::{DeviceDescription, JsonObject};
+use crate::program::DType;
+
 /// The system, asked again at every call; it says nothing where it cannot be asked.
 pub struct Machine(Option<System>);
 
@@ -26,6 +29,20 @@ impl Machine {
         let Some(system) = &mut self.0 else { return MainMemory::default() };
         system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
         MainMemory { total: system.total_memory(), available: system.available_memory() }
+    }
+
+    /// The processor as a device that computes with these types: its name, its memory now.
+    pub fn description(&mut self, dtypes: &[DType]) -> DeviceDescription {
+        let memory = self.memory();
+        DeviceDescription {
+            name: self.processor().unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH)),
+            kind: "cpu".into(),
+            memory_total: memory.total,
+            memory_available: memory.available,
+            unified: true,
+            dtypes: dtypes.to_vec(),
+            details: JsonObject::new(),
+        }
     }
 
     /// The processor's name, as its maker gives it.

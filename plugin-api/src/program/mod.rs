@@ -11,6 +11,7 @@
 //!
 //! The [text form](text) is what crosses the plugin boundary. The ops are rows of one [table].
 
+mod attention;
 mod attrs;
 mod builder;
 mod error;
@@ -21,6 +22,7 @@ pub mod table;
 pub mod text;
 mod types;
 
+pub use attention::AttentionShape;
 pub use attrs::{AttrDef, AttrKind, AttrValue, Attrs, Default};
 pub use builder::Builder;
 pub use error::ProgramError;

@@ -2,17 +2,12 @@
 
 use super::call::Call;
 use super::tensor::Values;
+use crate::program::AttentionShape;
 
 /// The operands of attention, with access to rows of channels.
 struct Attention<'a> {
     call: &'a Call<'a>,
-    queries: usize,
-    heads: usize,
-    channels: usize,
-    keys: usize,
-    groups: usize,
-    value_channels: usize,
-    scale: f64,
+    shape: AttentionShape,
 }
 
 /// One query: batch row, position in it, head.
@@ -25,28 +20,25 @@ struct Query {
 
 impl<'a> Attention<'a> {
     fn new(call: &'a Call<'a>) -> Attention<'a> {
-        let [_, queries, heads, channels] = call.dims::<4>(0);
-        let [_, keys, groups, _] = call.dims::<4>(1);
-        let [.., value_channels] = call.dims::<4>(2);
-        let scale = call.attrs.get_float("scale");
-        Attention { call, queries, heads, channels, keys, groups, value_channels, scale }
+        let shape = AttentionShape::new(call.shape(0), call.shape(1), call.shape(2), call.attrs);
+        Attention { call, shape }
     }
 
     fn all_queries(&self) -> impl Iterator<Item = Query> + use<> {
-        let (batch, queries, heads) = (self.call.shape(0)[0], self.queries, self.heads);
+        let AttentionShape { batch, queries, heads, .. } = self.shape;
         (0..batch)
             .flat_map(move |b| (0..queries).flat_map(move |t| (0..heads).map(move |h| Query { b, t, h })))
     }
 
     /// Where the channels of a query begin in a tensor [B, T, H, `length`].
     fn of_query(&self, at: Query, length: usize) -> usize {
-        ((at.b * self.queries + at.t) * self.heads + at.h) * length
+        ((at.b * self.shape.queries + at.t) * self.shape.heads + at.h) * length
     }
 
     /// Where the channels of key j that a query reads begin in a tensor [B, S, G, `length`].
     fn of_key(&self, at: Query, j: usize, length: usize) -> usize {
-        let group = at.h / (self.heads / self.groups);
-        ((at.b * self.keys + j) * self.groups + group) * length
+        let group = at.h / self.shape.heads_per_group();
+        ((at.b * self.shape.keys + j) * self.shape.groups + group) * length
     }
 
     fn query(&self, operand: usize, at: Query, length: usize) -> &'a [f64] {
@@ -66,8 +58,8 @@ impl<'a> Attention<'a> {
         let place = u64::from(self.call.u32s(3)[at.b].wrapping_add(at.t as u32));
         let key = j as u64;
         let same_segment = || {
-            let row = &self.call.u32s(5)[at.b * self.keys..][..self.keys];
-            row[j] == row[(place as usize).min(self.keys - 1)]
+            let row = &self.call.u32s(5)[at.b * self.shape.keys..][..self.shape.keys];
+            row[j] == row[(place as usize).min(self.shape.keys - 1)]
         };
         key < u64::from(self.call.u32s(4)[at.b])
             && (!attrs.get_bool("causal") || key <= place)
@@ -77,13 +69,13 @@ impl<'a> Attention<'a> {
 
     /// The keys that a query sees, with their scores.
     fn scores(&self, at: Query) -> Vec<(usize, f64)> {
-        let q = self.query(0, at, self.channels);
-        let seen = (0..self.keys).filter(|&j| self.sees(at, j));
-        seen.map(|j| (j, self.scale * dot(q, self.key(1, at, j, self.channels)))).collect()
+        let q = self.query(0, at, self.shape.channels);
+        let seen = (0..self.shape.keys).filter(|&j| self.sees(at, j));
+        seen.map(|j| (j, self.shape.scale * dot(q, self.key(1, at, j, self.shape.channels)))).collect()
     }
 
     fn lse_position(&self, at: Query) -> usize {
-        (at.b * self.heads + at.h) * self.queries + at.t
+        (at.b * self.shape.heads + at.h) * self.shape.queries + at.t
     }
 }
 
@@ -107,11 +99,11 @@ fn log_sum_exp(scores: &[(usize, f64)]) -> f64 {
 pub(super) fn attention(call: &Call<'_>) -> Vec<Values> {
     let attention = Attention::new(call);
     let mut out = vec![0.0; call.results[0].elements()];
-    let mut all_lse = vec![0.0; call.results[0].elements() / attention.value_channels];
+    let mut all_lse = vec![0.0; call.results[0].elements() / attention.shape.value_channels];
     for at in attention.all_queries() {
         let scores = attention.scores(at);
         let lse = log_sum_exp(&scores);
-        let length = attention.value_channels;
+        let length = attention.shape.value_channels;
         let row = &mut out[attention.of_query(at, length)..][..length];
         for &(j, score) in &scores {
             add_scaled(row, (score - lse).exp(), attention.key(2, at, j, length));
@@ -124,9 +116,9 @@ pub(super) fn attention(call: &Call<'_>) -> Vec<Values> {
 
 pub(super) fn attention_grad(call: &Call<'_>) -> Vec<Values> {
     let attention = Attention::new(call);
-    let dout_operand = if call.attrs.get_bool("segments") { 6 } else { 5 };
+    let dout_operand = attention.shape.dout();
     let [mut dq, mut dk, mut dv] = [0, 1, 2].map(|i| vec![0.0; call.results[i].elements()]);
-    let (channels, value_channels) = (attention.channels, attention.value_channels);
+    let (channels, value_channels) = (attention.shape.channels, attention.shape.value_channels);
     for at in attention.all_queries() {
         let scores = attention.scores(at);
         let dout = attention.query(dout_operand, at, value_channels);
@@ -145,7 +137,7 @@ pub(super) fn attention_grad(call: &Call<'_>) -> Vec<Values> {
         };
         let q = attention.query(0, at, channels);
         for (j, p, dp) in weights {
-            let dscore = attention.scale * p * (dp - shared);
+            let dscore = attention.shape.scale * p * (dp - shared);
             let k = attention.key(1, at, j, channels);
             add_scaled(&mut dq[attention.of_query(at, channels)..][..channels], dscore, k);
             add_scaled(&mut dk[attention.of_key(at, j, channels)..][..channels], dscore, q);

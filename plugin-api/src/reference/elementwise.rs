@@ -60,7 +60,11 @@ fn float_binary(op: Op, a: f64, b: f64) -> f64 {
     }
 }
 
-fn u32_binary(op: Op, a: u32, b: u32) -> u32 {
+/// An op of two whole numbers, as the language has it: it wraps; a divisor of 0 gives 0, as does a shift by 32 or more.
+///
+/// # Panics
+/// `op` is none of those that take two whole numbers and give one.
+pub fn u32_binary(op: Op, a: u32, b: u32) -> u32 {
     match op {
         Op::Add => a.wrapping_add(b),
         Op::Sub => a.wrapping_sub(b),

@@ -28,6 +28,7 @@ mod tests;
 use std::borrow::Cow;
 
 pub(crate) use call::{Call, evaluate};
+pub use elementwise::u32_binary;
 pub use random::philox;
 pub use tensor::{Tensor, Values, round};
 

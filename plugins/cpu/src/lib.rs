@@ -16,7 +16,7 @@ mod storage;
 
 pub use device::{Buffer, Compiled, CpuDevice};
 
-use finetune_plugin_api::export::{DeviceDescription, Error, JsonObject, Options, Plugin};
+use finetune_plugin_api::export::{DeviceDescription, Error, Options, Plugin};
 use finetune_plugin_api::machine::Machine;
 use finetune_plugin_api::program::DType;
 
@@ -27,20 +27,11 @@ impl Plugin for Cpu {
     type Device = CpuDevice;
 
     fn probe() -> Result<Vec<DeviceDescription>, Error> {
-        let mut machine = Machine::new();
-        let memory = machine.memory();
-        let mut details = JsonObject::new();
-        details.insert("simd".into(), simd::level().into());
-        details.insert("threads".into(), device::default_threads().into());
-        Ok(vec![DeviceDescription {
-            name: machine.processor().unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH)),
-            kind: "cpu".into(),
-            memory_total: memory.total,
-            memory_available: memory.available,
-            unified: true,
-            dtypes: vec![DType::F32, DType::Bf16, DType::F16, DType::U32, DType::Bool],
-            details,
-        }])
+        let dtypes = [DType::F32, DType::Bf16, DType::F16, DType::U32, DType::Bool];
+        let mut found = Machine::new().description(&dtypes);
+        found.details.insert("simd".into(), simd::level().into());
+        found.details.insert("threads".into(), device::default_threads().into());
+        Ok(vec![found])
     }
 
     fn open(index: u32, options: &Options) -> Result<CpuDevice, Error> {

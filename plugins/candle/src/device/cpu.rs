@@ -1,7 +1,7 @@
 //! The processor.
 
 use candle_core::Device as Placed;
-use finetune_plugin_api::export::{DeviceDescription, Error, JsonObject, MemoryInfo};
+use finetune_plugin_api::export::{DeviceDescription, Error, MemoryInfo};
 use finetune_plugin_api::machine::Machine;
 
 use super::{DTYPES, absent};
@@ -10,17 +10,7 @@ use super::{DTYPES, absent};
 pub struct Figures(Machine);
 
 pub fn probe() -> Result<Vec<DeviceDescription>, Error> {
-    let mut machine = Machine::new();
-    let memory = machine.memory();
-    Ok(vec![DeviceDescription {
-        name: machine.processor().unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH)),
-        kind: "cpu".into(),
-        memory_total: memory.total,
-        memory_available: memory.available,
-        unified: true,
-        dtypes: DTYPES.to_vec(),
-        details: JsonObject::new(),
-    }])
+    Ok(vec![Machine::new().description(&DTYPES)])
 }
 
 pub fn open(index: u32) -> Result<(Placed, Figures), Error> {

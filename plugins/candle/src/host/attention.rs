@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
+use finetune_plugin_api::program::AttentionShape;
 use rayon::prelude::*;
 
 use super::{flat, floats, result, softmax::softmax, sum};
@@ -13,18 +14,10 @@ struct Attention {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    batch: usize,
-    queries: usize,
-    heads: usize,
-    channels: usize,
-    keys: usize,
-    groups: usize,
-    value_channels: usize,
+    shape: AttentionShape,
     start: Vec<u32>,
     valid: Vec<u32>,
     segments: Option<Vec<u32>>,
-    is_causal: bool,
-    window: usize,
     scale: f32,
 }
 
@@ -50,48 +43,32 @@ fn row(x: &[f32], number: usize, width: usize) -> &[f32] {
 
 impl Attention {
     fn new(step: &Step) -> Result<Attention> {
-        let (q, k, v) = (step.operands[0].dims4()?, step.operands[1].dims4()?, step.operands[2].dims4()?);
-        let has_segments = step.attrs.get_bool("segments");
+        let shape = step.attention();
         Ok(Attention {
             q: floats(step.operands[0])?,
             k: floats(step.operands[1])?,
             v: floats(step.operands[2])?,
-            batch: q.0,
-            queries: q.1,
-            heads: q.2,
-            channels: q.3,
-            keys: k.1,
-            groups: k.2,
-            value_channels: v.3,
+            shape,
             start: flat(step.operands[3])?,
             valid: flat(step.operands[4])?,
-            segments: if has_segments { Some(flat(step.operands[5])?) } else { None },
-            is_causal: step.attrs.get_bool("causal"),
-            window: step.attrs.get_int("window"),
-            scale: step.attrs.get_float("scale") as f32,
+            segments: if shape.segments { Some(flat(step.operands[5])?) } else { None },
+            scale: shape.scale as f32,
         })
-    }
-
-    /// The keys that a query may see, segments aside.
-    fn seen(&self, batch: usize, query: usize) -> Range<usize> {
-        let place = self.start[batch] as usize + query;
-        let valid = (self.valid[batch] as usize).min(self.keys);
-        let end = if self.is_causal { valid.min(place + 1) } else { valid };
-        let first = if self.window == 0 { 0 } else { (place + 1).saturating_sub(self.window) };
-        first.min(end)..end
     }
 
     /// The probabilities of the keys that are seen, and the logarithm of the sum of e^score.
     fn probabilities(&self, batch: usize, query: usize, head: usize) -> (Range<usize>, Vec<f32>, f32) {
-        let seen = self.seen(batch, query);
-        let q = row(&self.q, (batch * self.queries + query) * self.heads + head, self.channels);
+        let place = AttentionShape::place(self.start[batch], query);
+        let seen = self.shape.seen(place, self.valid[batch]);
+        let q =
+            row(&self.q, (batch * self.shape.queries + query) * self.shape.heads + head, self.shape.channels);
         let own = self.segments.as_ref().map(|segments| {
-            let row = &segments[batch * self.keys..(batch + 1) * self.keys];
-            (row, row[(self.start[batch] as usize + query).min(self.keys - 1)])
+            let row = &segments[batch * self.shape.keys..(batch + 1) * self.shape.keys];
+            (row, row[place.min(self.shape.keys - 1)])
         });
         let score = |key: usize| match own {
             Some((row, segment)) if row[key] != segment => f32::NEG_INFINITY,
-            _ => self.scale * dot(q, row(&self.k, self.key(batch, key, head), self.channels)),
+            _ => self.scale * dot(q, row(&self.k, self.key(batch, key, head), self.shape.channels)),
         };
         let mut scores: Vec<f32> = seen.clone().map(score).collect();
         if scores.iter().all(|&score| score == f32::NEG_INFINITY) {
@@ -104,19 +81,22 @@ impl Attention {
 
     /// The row of k and v that a query head reads for a key.
     fn key(&self, batch: usize, key: usize, head: usize) -> usize {
-        (batch * self.keys + key) * self.groups + head / (self.heads / self.groups)
+        (batch * self.shape.keys + key) * self.shape.groups + head / self.shape.heads_per_group()
     }
 }
 
 pub fn forward(step: &Step) -> Result<Vec<Option<Tensor>>> {
     let a = Attention::new(step)?;
-    let mut out = vec![0.0; a.batch * a.queries * a.heads * a.value_channels];
-    let each = out.par_chunks_mut(a.value_channels).enumerate().map(|(number, out)| {
-        let (batch, query, head) =
-            (number / a.heads / a.queries, number / a.heads % a.queries, number % a.heads);
+    let mut out = vec![0.0; a.shape.batch * a.shape.queries * a.shape.heads * a.shape.value_channels];
+    let each = out.par_chunks_mut(a.shape.value_channels).enumerate().map(|(number, out)| {
+        let (batch, query, head) = (
+            number / a.shape.heads / a.shape.queries,
+            number / a.shape.heads % a.shape.queries,
+            number % a.shape.heads,
+        );
         let (seen, p, lse) = a.probabilities(batch, query, head);
         for (key, p) in seen.zip(p) {
-            add_scaled(out, p, row(&a.v, a.key(batch, key, head), a.value_channels));
+            add_scaled(out, p, row(&a.v, a.key(batch, key, head), a.shape.value_channels));
         }
         lse
     });
@@ -125,8 +105,12 @@ pub fn forward(step: &Step) -> Result<Vec<Option<Tensor>>> {
     if step.attrs.get_bool("lse") {
         // [B, T, H] to [B, H, T].
         let place = |i: usize| {
-            let (batch, head, query) = (i / a.queries / a.heads, i / a.queries % a.heads, i % a.queries);
-            by_query[(batch * a.queries + query) * a.heads + head]
+            let (batch, head, query) = (
+                i / a.shape.queries / a.shape.heads,
+                i / a.shape.queries % a.shape.heads,
+                i % a.shape.queries,
+            );
+            by_query[(batch * a.shape.queries + query) * a.shape.heads + head]
         };
         results.push(Some(result(step, 1, (0..by_query.len()).map(place).collect())?));
     }
@@ -143,19 +127,19 @@ struct Part {
 impl Attention {
     /// With the forward op's `out`, in its rounding, the mean of the products dout v^T is dout out.
     fn part(&self, dout: &[f32], out: Option<&[f32]>, batch: usize, group: usize) -> Part {
-        let each = self.heads / self.groups;
+        let each = self.shape.heads_per_group();
         let mut part = Part {
-            dq: vec![0.0; self.queries * each * self.channels],
-            dk: vec![0.0; self.keys * self.channels],
-            dv: vec![0.0; self.keys * self.value_channels],
+            dq: vec![0.0; self.shape.queries * each * self.shape.channels],
+            dk: vec![0.0; self.shape.keys * self.shape.channels],
+            dv: vec![0.0; self.shape.keys * self.shape.value_channels],
         };
-        for (number, dq) in part.dq.chunks_mut(self.channels).enumerate() {
+        for (number, dq) in part.dq.chunks_mut(self.shape.channels).enumerate() {
             let (query, head) = (number / each, group * each + number % each);
-            let at = (batch * self.queries + query) * self.heads + head;
-            let (q, dout) = (row(&self.q, at, self.channels), row(dout, at, self.value_channels));
-            let out = out.map(|out| row(out, at, self.value_channels));
+            let at = (batch * self.shape.queries + query) * self.shape.heads + head;
+            let (q, dout) = (row(&self.q, at, self.shape.channels), row(dout, at, self.shape.value_channels));
+            let out = out.map(|out| row(out, at, self.shape.value_channels));
             let (seen, p, _) = self.probabilities(batch, query, head);
-            let dp = |key| dot(dout, row(&self.v, self.key(batch, key, head), self.value_channels));
+            let dp = |key| dot(dout, row(&self.v, self.key(batch, key, head), self.shape.value_channels));
             let dp: Vec<f32> = seen.clone().map(dp).collect();
             let delta = match out {
                 Some(out) => dot(dout, out),
@@ -163,9 +147,13 @@ impl Attention {
             };
             for ((key, p), dp) in seen.zip(p).zip(dp) {
                 let ds = p * (dp - delta) * self.scale;
-                add_scaled(dq, ds, row(&self.k, self.key(batch, key, head), self.channels));
-                add_scaled(&mut part.dk[key * self.channels..][..self.channels], ds, q);
-                add_scaled(&mut part.dv[key * self.value_channels..][..self.value_channels], p, dout);
+                add_scaled(dq, ds, row(&self.k, self.key(batch, key, head), self.shape.channels));
+                add_scaled(&mut part.dk[key * self.shape.channels..][..self.shape.channels], ds, q);
+                add_scaled(
+                    &mut part.dv[key * self.shape.value_channels..][..self.shape.value_channels],
+                    p,
+                    dout,
+                );
             }
         }
         part
@@ -174,25 +162,27 @@ impl Attention {
 
 pub fn grad(step: &Step) -> Result<Vec<Option<Tensor>>> {
     let a = Attention::new(step)?;
-    let first = if a.segments.is_some() { 6 } else { 5 };
+    let first = a.shape.dout();
     let dout = floats(step.operands[first])?;
     let out = if step.attrs.get_bool("lse") { Some(floats(step.operands[first + 1])?) } else { None };
-    let tasks = (0..a.batch * a.groups).into_par_iter();
-    let parts: Vec<Part> =
-        tasks.map(|task| a.part(&dout, out.as_deref(), task / a.groups, task % a.groups)).collect();
+    let tasks = (0..a.shape.batch * a.shape.groups).into_par_iter();
+    let parts: Vec<Part> = tasks
+        .map(|task| a.part(&dout, out.as_deref(), task / a.shape.groups, task % a.shape.groups))
+        .collect();
     // A part's rows have its heads side by side; the results have all heads so.
     let joined = |of: fn(&Part) -> &Vec<f32>, rows: usize, width: usize| {
-        let mut all = vec![0.0; a.batch * rows * a.groups * width];
+        let mut all = vec![0.0; a.shape.batch * rows * a.shape.groups * width];
         for (task, part) in parts.iter().enumerate() {
-            let (batch, group) = (task / a.groups, task % a.groups);
+            let (batch, group) = (task / a.shape.groups, task % a.shape.groups);
             for (number, values) in of(part).chunks(width).enumerate() {
-                all[((batch * rows + number) * a.groups + group) * width..][..width].copy_from_slice(values);
+                all[((batch * rows + number) * a.shape.groups + group) * width..][..width]
+                    .copy_from_slice(values);
             }
         }
         all
     };
-    let dq = joined(|part| &part.dq, a.queries, a.heads / a.groups * a.channels);
-    let dk = joined(|part| &part.dk, a.keys, a.channels);
-    let dv = joined(|part| &part.dv, a.keys, a.value_channels);
+    let dq = joined(|part| &part.dq, a.shape.queries, a.shape.heads_per_group() * a.shape.channels);
+    let dk = joined(|part| &part.dk, a.shape.keys, a.shape.channels);
+    let dv = joined(|part| &part.dv, a.shape.keys, a.shape.value_channels);
     Ok(vec![Some(result(step, 0, dq)?), Some(result(step, 1, dk)?), Some(result(step, 2, dv)?)])
 }

@@ -1,6 +1,7 @@
 //! Attention without scores in memory, on NVIDIA's matrix units (`source/flash_cuda.h`).
 
 use candle_core::{DType as CandleType, Result, Tensor};
+use finetune_plugin_api::program::AttentionShape;
 
 use super::Step;
 use crate::kernel::{self, Numbers};
@@ -21,11 +22,10 @@ pub fn is_for(step: &Step) -> bool {
 }
 
 fn numbers(step: &Step) -> Numbers {
-    let (q, k) = (&step.types[0].shape, &step.types[1].shape);
-    let flag = |name: &str| usize::from(step.attrs.get_bool(name));
-    let window = step.attrs.get_int("window");
-    let whole = [q[0], q[1], q[2], k[1], k[2], flag("causal"), window, flag("segments")];
-    Numbers::new(&whole, &[step.attrs.get_float("scale")])
+    let AttentionShape { batch, queries, heads, keys, groups, causal, window, segments, scale, .. } =
+        step.attention();
+    let whole = [batch, queries, heads, keys, groups, usize::from(causal), window, usize::from(segments)];
+    Numbers::new(&whole, &[scale])
 }
 
 fn launch(step: &Step, kind: &str, tensors: &[&Tensor], blocks: usize) -> Result<()> {
@@ -37,9 +37,7 @@ fn launch(step: &Step, kind: &str, tensors: &[&Tensor], blocks: usize) -> Result
 pub fn forward(step: &Step) -> Result<Vec<Option<Tensor>>> {
     let [q, k, v] = [step.flat(0)?, step.flat(1)?, step.flat(2)?];
     let [start, valid, segments] = super::attention::rows(step)?;
-    let [batch, queries, heads, _] = step.types[0].shape[..] else {
-        candle_core::bail!("q has four dimensions")
-    };
+    let AttentionShape { batch, queries, heads, .. } = step.attention();
     let out = step.empty(0)?;
     let lse = kernel::empty(&[batch, heads, queries], CandleType::F32, step.placed)?;
     let tensors = [&q, &k, &v, &start, &valid, &segments, &out, &lse];
@@ -52,12 +50,9 @@ pub fn forward(step: &Step) -> Result<Vec<Option<Tensor>>> {
 pub fn grad(step: &Step) -> Result<Vec<Option<Tensor>>> {
     let [q, k, v] = [step.flat(0)?, step.flat(1)?, step.flat(2)?];
     let [start, valid, segments] = super::attention::rows(step)?;
-    let first = if step.attrs.get_bool("segments") { 6 } else { 5 };
+    let shape @ AttentionShape { batch, queries, heads, keys, groups, .. } = step.attention();
+    let first = shape.dout();
     let [dout, out, lse] = [step.flat(first)?, step.flat(first + 1)?, step.flat(first + 2)?];
-    let [batch, queries, heads, _] = step.types[0].shape[..] else {
-        candle_core::bail!("q has four dimensions")
-    };
-    let [_, keys, groups, _] = step.types[1].shape[..] else { candle_core::bail!("k has four dimensions") };
     let delta = kernel::empty(&[batch, heads, queries], CandleType::F32, step.placed)?;
     launch(step, "delta", &[&dout, &out, &delta], (batch * heads * queries).div_ceil(THREADS / 32))?;
     let [dq, dk, dv] = [step.empty(0)?, step.empty(1)?, step.empty(2)?];

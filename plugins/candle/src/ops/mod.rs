@@ -20,7 +20,7 @@ mod rope;
 mod softmax;
 
 use candle_core::{DType as CandleType, Device as Placed, Tensor};
-use finetune_plugin_api::program::{Attrs, DType, Op, TensorType};
+use finetune_plugin_api::program::{AttentionShape, Attrs, DType, Op, TensorType};
 
 use crate::kernel;
 
@@ -171,6 +171,12 @@ pub fn flat(x: &Tensor) -> candle_core::Result<Tensor> {
 impl Step<'_> {
     fn is_cpu(&self) -> bool {
         !kernel::on_gpu(self.placed)
+    }
+
+    /// The shape of attention or its gradient.
+    pub fn attention(&self) -> AttentionShape {
+        let [q, k, v] = [0, 1, 2].map(|operand| &self.types[operand].shape[..]);
+        AttentionShape::new(q, k, v, self.attrs)
     }
 
     /// An operand as f32.

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use finetune_plugin_api::plan::Term;
+use finetune_plugin_api::program::AttentionShape;
 use rayon::prelude::*;
 
 use super::Step;
@@ -29,76 +30,51 @@ pub fn workspace(threads: usize) -> Vec<Term> {
     ]
 }
 
-/// Sizes, and which keys a query sees.
-pub struct Shape<'a> {
-    pub queries: usize,
-    pub heads: usize,
-    pub channels: usize,
-    pub keys: usize,
-    pub groups: usize,
-    pub value_channels: usize,
-    pub batch: usize,
+/// The shape of the op with what its operands say of the rows.
+pub struct Rows<'a> {
+    pub shape: AttentionShape,
     pub scale: f32,
-    causal: bool,
-    window: usize,
     start: &'a Src<'a>,
     valid: &'a Src<'a>,
     segments: Option<&'a Src<'a>>,
 }
 
-impl<'a> Shape<'a> {
-    pub fn new(step: &'a Step) -> Shape<'a> {
+impl<'a> Rows<'a> {
+    pub fn new(step: &'a Step) -> Rows<'a> {
         let [q, k, v, start, valid, ..] = &step.src[..] else { unreachable!("five operands at least") };
-        Shape {
-            batch: q.shape[0],
-            queries: q.shape[1],
-            heads: q.shape[2],
-            channels: q.shape[3],
-            keys: k.shape[1],
-            groups: k.shape[2],
-            value_channels: v.shape[3],
-            scale: step.attrs.get_float("scale") as f32,
-            causal: step.attrs.get_bool("causal"),
-            window: step.attrs.get_int("window"),
-            start,
-            valid,
-            segments: step.attrs.get_bool("segments").then(|| &step.src[5]),
-        }
+        let shape = AttentionShape::new(&q.shape, &k.shape, &v.shape, step.attrs);
+        let segments = shape.segments.then(|| &step.src[5]);
+        Rows { shape, scale: shape.scale as f32, start, valid, segments }
     }
 
     pub fn row(&self, batch: usize) -> Visible<'_> {
-        let mut segments = vec![0; if self.segments.is_some() { self.keys } else { 0 }];
+        let mut segments = vec![0; if self.segments.is_some() { self.shape.keys } else { 0 }];
         if let Some(all) = self.segments {
-            all.load_u32(batch * self.keys, &mut segments);
+            all.load_u32(batch * self.shape.keys, &mut segments);
         }
-        let start = self.start.at_u32(batch) as usize;
-        let valid = (self.valid.at_u32(batch) as usize).min(self.keys);
-        Visible { shape: self, start, valid, segments }
+        let (start, valid) = (self.start.at_u32(batch), self.valid.at_u32(batch));
+        Visible { shape: &self.shape, start, valid, segments }
     }
 }
 
 /// Which keys the queries of one row of the batch see.
 pub struct Visible<'a> {
-    shape: &'a Shape<'a>,
-    start: usize,
-    valid: usize,
+    shape: &'a AttentionShape,
+    start: u32,
+    valid: u32,
     segments: Vec<u32>,
 }
 
 impl Visible<'_> {
     /// The keys that a query may see, segments aside.
     pub fn of_query(&self, query: usize) -> Range<usize> {
-        let place = self.start + query;
-        let end = if self.shape.causal { self.valid.min(place + 1) } else { self.valid };
-        let first = if self.shape.window == 0 { 0 } else { (place + 1).saturating_sub(self.shape.window) };
-        first.min(end)..end
+        self.shape.seen(AttentionShape::place(self.start, query), self.valid)
     }
 
-    /// The keys that any of these queries may see.
+    /// The keys between the first and the last that any of these queries may see.
     pub fn of_queries(&self, queries: Range<usize>) -> Range<usize> {
-        let first = self.of_query(queries.start).start;
-        let end = self.of_query(queries.end - 1).end;
-        first.min(end)..end
+        let seen = queries.map(|query| self.of_query(query));
+        seen.reduce(|all, seen| all.start.min(seen.start)..all.end.max(seen.end)).unwrap_or(0..0)
     }
 
     /// Sets the scores of keys that are not seen to minus infinity: rows are `queries`, columns `keys`.
@@ -110,7 +86,7 @@ impl Visible<'_> {
             row[..from].fill(f32::NEG_INFINITY);
             row[to..].fill(f32::NEG_INFINITY);
             if !self.segments.is_empty() {
-                let own = self.segments[(self.start + query).min(self.shape.keys - 1)];
+                let own = self.segments[AttentionShape::place(self.start, query).min(self.shape.keys - 1)];
                 for (score, key) in row.iter_mut().zip(keys.clone()) {
                     if self.segments[key] != own {
                         *score = f32::NEG_INFINITY;
@@ -156,7 +132,8 @@ pub fn cut<const N: usize>(mut scratch: &mut [f32], sizes: [usize; N]) -> [&mut 
 
 pub fn run(step: &mut Step) {
     let work = std::mem::take(&mut step.work);
-    let shape = Shape::new(step);
+    let rows = Rows::new(step);
+    let shape = rows.shape;
     let (out, lse) = (step.dst[0].as_ref(), step.dst.get(1).and_then(Option::as_ref));
     let blocks = shape.queries.div_ceil(QUERIES);
     let each = QUERIES * KEYS + 2 * QUERIES + (QUERIES + KEYS) * (shape.channels + shape.value_channels);
@@ -165,13 +142,13 @@ pub fn run(step: &mut Step) {
         let block = blocks - 1 - task / (shape.batch * shape.heads);
         let (batch, head) = (task / shape.heads % shape.batch, task % shape.heads);
         let queries = block * QUERIES..((block + 1) * QUERIES).min(shape.queries);
-        let task = Task { shape: &shape, src: &step.src, batch, head, queries };
+        let task = Task { rows: &rows, src: &step.src, batch, head, queries };
         task.run(scratch, out, lse);
     });
 }
 
 struct Task<'a> {
-    shape: &'a Shape<'a>,
+    rows: &'a Rows<'a>,
     src: &'a [Src<'a>],
     batch: usize,
     head: usize,
@@ -180,7 +157,7 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn run(&self, scratch: &mut [f32], out: Option<&Dst>, lse: Option<&Dst>) {
-        let Shape { channels, value_channels, heads, groups, .. } = *self.shape;
+        let AttentionShape { channels, value_channels, heads, .. } = self.rows.shape;
         let count = self.queries.len();
         let [scores, max, sum, q, k, v, acc] = cut(
             scratch,
@@ -194,8 +171,8 @@ impl Task<'_> {
                 QUERIES * value_channels,
             ],
         );
-        let group = self.head / (heads / groups);
-        let visible = self.shape.row(self.batch);
+        let group = self.head / self.rows.shape.heads_per_group();
+        let visible = self.rows.row(self.batch);
         load_rows(&self.src[0], self.batch, self.queries.clone(), self.head, q);
         max.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
@@ -207,7 +184,7 @@ impl Task<'_> {
             load_rows(&self.src[2], self.batch, keys.clone(), group, v);
             let scores = &mut scores[..count * keys.len()];
             let size = [count, keys.len(), channels];
-            small((scores, keys.len()), size, (q, channels, 1), (k, 1, channels), self.shape.scale, false);
+            small((scores, keys.len()), size, (q, channels, 1), (k, 1, channels), self.rows.scale, false);
             visible.hide(scores, self.queries.clone(), keys.clone());
             for (i, row) in scores.chunks_mut(keys.len()).enumerate() {
                 let acc = &mut acc[i * value_channels..(i + 1) * value_channels];
@@ -223,13 +200,13 @@ impl Task<'_> {
             }
             if let Some(out) = out {
                 out.store(
-                    ((self.batch * self.shape.queries + query) * heads + self.head) * value_channels,
+                    ((self.batch * self.rows.shape.queries + query) * heads + self.head) * value_channels,
                     acc,
                 );
             }
             if let Some(lse) = lse {
                 let value = if sum[i] > 0.0 { max[i] + sum[i].ln() } else { f32::NEG_INFINITY };
-                lse.store((self.batch * heads + self.head) * self.shape.queries + query, &[value]);
+                lse.store((self.batch * heads + self.head) * self.rows.shape.queries + query, &[value]);
             }
         }
     }

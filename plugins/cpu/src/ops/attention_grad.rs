@@ -4,9 +4,10 @@
 use std::ops::Range;
 
 use finetune_plugin_api::plan::Term;
+use finetune_plugin_api::program::AttentionShape;
 
 use super::Step;
-use super::attention::{KEYS, QUERIES, Shape, Visible, cut, load_rows, with_scratch};
+use super::attention::{KEYS, QUERIES, Rows, Visible, cut, load_rows, with_scratch};
 use super::gemm::small;
 use crate::simd::{self, vectorized};
 use crate::storage::{Dst, Src};
@@ -29,10 +30,11 @@ pub fn workspace(threads: usize) -> Vec<Term> {
 
 pub fn run(step: &mut Step) {
     let work = std::mem::take(&mut step.work);
-    let shape = Shape::new(step);
-    let rest = &step.src[if step.attrs.get_bool("segments") { 6 } else { 5 }..];
+    let rows = Rows::new(step);
+    let shape = rows.shape;
+    let rest = &step.src[shape.dout()..];
     let forward = step.attrs.get_bool("lse").then(|| (&rest[1], &rest[2]));
-    let Shape { channels, value_channels, keys, .. } = shape;
+    let AttentionShape { channels, value_channels, keys, .. } = shape;
     let each = 2 * QUERIES * KEYS
         + 2 * QUERIES
         + (2 * QUERIES + KEYS) * channels
@@ -40,14 +42,14 @@ pub fn run(step: &mut Step) {
         + keys * (channels + value_channels);
     with_scratch(work, each, shape.batch * shape.groups, |scratch, task| {
         let (batch, group) = (task / shape.groups, task % shape.groups);
-        let visible = shape.row(batch);
+        let visible = rows.row(batch);
         let src = [&step.src[0], &step.src[1], &step.src[2], &rest[0]];
-        Task { shape: &shape, src, forward, dst: &step.dst, batch, group, visible: &visible }.run(scratch);
+        Task { rows: &rows, src, forward, dst: &step.dst, batch, group, visible: &visible }.run(scratch);
     });
 }
 
 struct Task<'a> {
-    shape: &'a Shape<'a>,
+    rows: &'a Rows<'a>,
     /// q, k, v, dout.
     src: [&'a Src<'a>; 4],
     /// out and lse of the forward op.
@@ -76,7 +78,7 @@ struct Scratch<'a> {
 
 impl Task<'_> {
     fn run(&self, scratch: &mut [f32]) {
-        let Shape { channels, value_channels, keys, heads, groups, queries, .. } = *self.shape;
+        let AttentionShape { channels, value_channels, keys, heads, groups, queries, .. } = self.rows.shape;
         let block = QUERIES * KEYS;
         let sizes = [
             block,
@@ -113,7 +115,7 @@ impl Task<'_> {
 
     /// What a block of queries of one head adds.
     fn queries(&self, s: &mut Scratch, head: usize, queries: Range<usize>) {
-        let Shape { channels, heads, .. } = *self.shape;
+        let AttentionShape { channels, heads, .. } = self.rows.shape;
         load_rows(self.src[0], self.batch, queries.clone(), head, s.q);
         load_rows(self.src[3], self.batch, queries.clone(), head, s.dout);
         let seen = self.visible.of_queries(queries.clone());
@@ -128,15 +130,15 @@ impl Task<'_> {
         }
         if let Some(dq) = &self.dst[0] {
             for (row, query) in s.dq.chunks(channels).zip(queries) {
-                dq.store(((self.batch * self.shape.queries + query) * heads + head) * channels, row);
+                dq.store(((self.batch * self.rows.shape.queries + query) * heads + head) * channels, row);
             }
         }
     }
 
     /// lse and delta = sum(dout out) from what the forward op gave.
     fn known_statistics(&self, s: &mut Scratch, out: &Src, lse: &Src, head: usize, queries: Range<usize>) {
-        let Shape { value_channels: width, heads, .. } = *self.shape;
-        let at = (self.batch * heads + head) * self.shape.queries + queries.start;
+        let AttentionShape { value_channels: width, heads, .. } = self.rows.shape;
+        let at = (self.batch * heads + head) * self.rows.shape.queries + queries.start;
         lse.load(at, &mut s.lse[..queries.len()]);
         let mut row = vec![0.0; width];
         for (i, query) in queries.enumerate() {
@@ -168,7 +170,8 @@ impl Task<'_> {
 
     /// Loads a block of keys and values; p becomes the scores, hidden ones at minus infinity, dp dout v^T.
     fn scores(&self, s: &mut Scratch, queries: Range<usize>, keys: Range<usize>) {
-        let Shape { channels, value_channels, scale, .. } = *self.shape;
+        let AttentionShape { channels, value_channels, .. } = self.rows.shape;
+        let scale = self.rows.scale;
         let (rows, columns) = (queries.len(), keys.len());
         load_rows(self.src[1], self.batch, keys.clone(), self.group, s.k);
         load_rows(self.src[2], self.batch, keys.clone(), self.group, s.v);
@@ -182,7 +185,8 @@ impl Task<'_> {
 
     /// Adds a block's part to dq, dk and dv.
     fn block(&self, s: &mut Scratch, queries: Range<usize>, keys: Range<usize>) {
-        let Shape { channels, value_channels, scale, .. } = *self.shape;
+        let AttentionShape { channels, value_channels, .. } = self.rows.shape;
+        let scale = self.rows.scale;
         let (rows, columns) = (queries.len(), keys.len());
         self.scores(s, queries, keys.clone());
         for i in 0..rows {

@@ -6,7 +6,7 @@
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::plan::Term;
-use finetune_plugin_api::program::DType;
+use finetune_plugin_api::program::{AttentionShape, DType};
 
 use super::{Results, Step, scalar, scalar_u32};
 use crate::mlx::{Array, Closure, Mlx};
@@ -17,35 +17,23 @@ pub fn workspace(bytes: usize) -> Vec<Term> {
     vec![Term { bytes, dims: vec![(0, 0), (0, 2), (0, 1), (1, 1)], ..Term::default() }]
 }
 
-struct Shape {
-    rows: usize,
-    queries: usize,
-    keys: usize,
-}
-
-impl Shape {
-    fn of(step: &Step) -> Shape {
-        let (q, k) = (&step.types[0].shape, &step.types[1].shape);
-        Shape { rows: q[0], queries: q[1], keys: k[1] }
-    }
+fn shape(step: &Step) -> AttentionShape {
+    let [q, k, v] = [0, 1, 2].map(|operand| &step.types[operand].shape[..]);
+    AttentionShape::new(q, k, v, step.attrs)
 }
 
 /// bool [B, 1, T, S]: what each query sees; nothing if that is all up to itself.
-fn mask(step: &Step, shape: &Shape) -> Result<Option<Array>, Error> {
-    let (causal, window) = (step.attrs.get_bool("causal"), step.attrs.get_int("window"));
-    let segmented = step.attrs.get_bool("segments");
-    let plain = causal && !segmented && (window == 0 || window >= shape.keys);
+fn mask(step: &Step, shape: &AttentionShape) -> Result<Option<Array>, Error> {
+    let plain = shape.causal && !shape.segments && (shape.window == 0 || shape.window >= shape.keys);
     if step.full && plain && shape.queries == shape.keys {
         return Ok(None);
     }
     seen(step, shape).map(Some)
 }
 
-fn seen(step: &Step, shape: &Shape) -> Result<Array, Error> {
-    let causal = step.attrs.get_bool("causal");
-    let (window, segmented) = (step.attrs.get_int("window"), step.attrs.get_bool("segments"));
+fn seen(step: &Step, shape: &AttentionShape) -> Result<Array, Error> {
     let mlx = step.mlx;
-    let (b, t, s) = (shape.rows, shape.queries, shape.keys);
+    let &AttentionShape { batch: b, queries: t, keys: s, causal, window, segments: segmented, .. } = shape;
     let per_row = |i: usize| mlx.reshape(step.operands[i], &[b, 1, 1, 1]);
     let key = mlx.reshape(&mlx.count(s, DType::U32)?, &[1, 1, 1, s])?;
     let query = mlx.reshape(&mlx.count(t, DType::U32)?, &[1, 1, t, 1])?;
@@ -87,7 +75,7 @@ fn where_seeing(mlx: &Mlx, x: &Array, mask: Option<&Array>, dtype: DType) -> Res
 }
 
 pub fn forward(step: &Step) -> Result<Array, Error> {
-    let mask = mask(step, &Shape::of(step))?;
+    let mask = mask(step, &shape(step))?;
     let (q, k, v) = (heads_first(step, 0)?, heads_first(step, 1)?, heads_first(step, 2)?);
     let out = step.mlx.attention(&q, &k, &v, step.float("scale"), mask.as_ref())?;
     let dtype = if step.mlx.gpu { step.types[0].dtype } else { DType::F32 };
@@ -99,9 +87,9 @@ pub fn grad(step: &Step) -> Results {
     if step.attrs.get_bool("lse") {
         return grad_from_lse(step);
     }
-    let mask = mask(step, &Shape::of(step))?;
+    let mask = mask(step, &shape(step))?;
     let (q, k, v) = (heads_first(step, 0)?, heads_first(step, 1)?, heads_first(step, 2)?);
-    let dout = heads_first(step, if step.attrs.get_bool("segments") { 6 } else { 5 })?;
+    let dout = heads_first(step, shape(step).dout())?;
     let dtype = if step.mlx.gpu { step.types[0].dtype } else { DType::F32 };
     let dout = where_seeing(step.mlx, &dout, mask.as_ref(), dtype)?;
     let (mlx, scale) = (step.mlx.same()?, step.float("scale"));
@@ -118,17 +106,16 @@ pub fn grad(step: &Step) -> Results {
 /// With the forward op's results given, in f32. The host gives them only to a device whose attention gives `lse`:
 /// this is for programs written by others.
 fn grad_from_lse(step: &Step) -> Results {
-    let (mlx, shape) = (step.mlx, Shape::of(step));
-    let [heads, groups] = [step.types[0].shape[2], step.types[1].shape[2]];
-    let (b, t, s) = (shape.rows, shape.queries, shape.keys);
+    let (mlx, shape) = (step.mlx, shape(step));
+    let AttentionShape { batch: b, queries: t, keys: s, heads, groups, .. } = shape;
     // [B, G, H/G, T, C] and [B, G, 1, S, C]
     let split = |i: usize, heads_per_group: usize| {
         let length = step.types[i].shape[1];
         let wide = mlx.permute(&step.wide(i)?, &[0, 2, 1, 3])?;
         mlx.reshape(&wide, &[b, groups, heads_per_group, length, step.types[i].shape[3]])
     };
-    let per_group = heads / groups;
-    let first = if step.attrs.get_bool("segments") { 6 } else { 5 };
+    let per_group = shape.heads_per_group();
+    let first = shape.dout();
     let (q, k, v) = (split(0, per_group)?, split(1, 1)?, split(2, 1)?);
     let (dout, out) = (split(first, per_group)?, split(first + 1, per_group)?);
     let lse = mlx.reshape(step.operands[first + 2], &[b, groups, per_group, t, 1])?;
