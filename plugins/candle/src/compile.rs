@@ -32,7 +32,7 @@ pub struct Compiled {
 struct Memory {
     owner: Owner,
     bytes: usize,
-    /// What it counts as memory in use, if it is the run's.
+    /// What it counts as memory in use, if it is the run's or of a state that is updated.
     _lease: Option<Lease>,
 }
 
@@ -56,8 +56,10 @@ struct Value {
 /// What a failed run leaves behind.
 pub struct Failed {
     pub error: Error,
-    /// Whether arguments were written: state that was to be updated in place.
+    /// Whether state that was to be updated is no longer what it was: written in its place, or let go for its memory.
     pub touched: bool,
+    /// What is left of the states, in the order of [`Compiled::updated`].
+    pub states: Vec<Option<Tensor>>,
 }
 
 impl Compiled {
@@ -90,11 +92,32 @@ impl Compiled {
         &self.updated
     }
 
-    /// Runs the program on tensors for its arguments. Gives outputs, then new states; a state's memory may be that of
-    /// the old one.
-    pub fn run(&self, placed: &Placed, meter: &Meter, arguments: Vec<Tensor>) -> Result<Vec<Tensor>, Failed> {
+    /// Runs the program on tensors for its arguments, with leases of those that it updates: these nothing else holds,
+    /// so that their memory is free once the program has read them. Gives outputs, then new states; a state's memory
+    /// may be that of the old one.
+    pub fn run(
+        &self,
+        placed: &Placed,
+        meter: &Meter,
+        arguments: Vec<(Tensor, Option<Lease>)>,
+    ) -> Result<Vec<Tensor>, Failed> {
         let run = Run { compiled: self, placed, meter, touched: Cell::new(false) };
-        run.all(arguments).map_err(|error| Failed { error, touched: run.touched.get() })
+        let mut values: Vec<Option<Value>> = Vec::new();
+        values.resize_with(self.program.types().len(), || None);
+        for (number, (arg, (tensor, _lease))) in self.program.args().iter().zip(arguments).enumerate() {
+            let bytes = self.program.ty(arg.value).bytes();
+            let memory = Rc::new(Memory { owner: Owner::Argument(number), bytes, _lease });
+            values[arg.value.index()] = Some(Value { tensor, memory });
+        }
+        run.all(&mut values).map_err(|error| {
+            let state = |number: &usize| {
+                let value = self.program.args().get(*number)?.value;
+                values[value.index()].take().map(|value| value.tensor)
+            };
+            let states: Vec<Option<Tensor>> = self.updated.iter().map(state).collect();
+            let touched = run.touched.get() || states.iter().any(Option::is_none);
+            Failed { error, touched, states }
+        })
     }
 }
 
@@ -106,23 +129,15 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn all(&self, arguments: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
-        let Compiled { program, schedule, .. } = self.compiled;
-        let mut values: Vec<Option<Value>> = Vec::new();
-        values.resize_with(program.types().len(), || None);
-        for (number, (arg, tensor)) in program.args().iter().zip(arguments).enumerate() {
-            let bytes = program.ty(arg.value).bytes();
-            let memory = Rc::new(Memory { owner: Owner::Argument(number), bytes, _lease: None });
-            values[arg.value.index()] = Some(Value { tensor, memory });
-        }
-        for step in &schedule.steps {
-            self.step(step, &mut values)?;
+    fn all(&self, values: &mut [Option<Value>]) -> Result<Vec<Tensor>, Error> {
+        for step in &self.compiled.schedule.steps {
+            self.step(step, values)?;
             step.dead.iter().for_each(|value| values[value.index()] = None);
         }
         if let Some(profile) = &self.compiled.profile {
             profile.tell();
         }
-        self.results(&values)
+        self.results(values)
     }
 
     /// Outputs and new states, each in memory of its own; a state's may be that of the old one.

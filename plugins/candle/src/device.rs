@@ -18,7 +18,8 @@ pub use found::probe;
 pub struct Buffer {
     ty: TensorType,
     contents: RefCell<Contents>,
-    _lease: Lease,
+    /// `None` while a run has it, with the state that it updates.
+    lease: Option<Lease>,
 }
 
 enum Contents {
@@ -107,6 +108,19 @@ fn check_room(placed: &Placed, ty: &TensorType) -> Result<(), Error> {
     Err(Error::out_of_memory(format!("there are no {} bytes for a tensor {ty}", ty.bytes())).untouched())
 }
 
+/// The buffers of states that a program updates, with their arguments' numbers, in the order of its updates.
+fn for_states(
+    compiled: &Compiled,
+    arguments: &mut [Bound<'_, Buffer>],
+    mut with: impl FnMut(usize, &mut Buffer),
+) {
+    for &number in compiled.updated() {
+        if let Some(buffer) = arguments.get_mut(number).and_then(Bound::get_mut) {
+            with(number, buffer);
+        }
+    }
+}
+
 impl CandleDevice {
     pub(crate) fn open(index: u32) -> Result<CandleDevice, Error> {
         let (placed, figures) = found::open(index)?;
@@ -156,7 +170,7 @@ impl Device for CandleDevice {
         candle_type(ty.dtype)?;
         check_room(&self.placed, ty)?;
         let contents = RefCell::new(Contents::Empty);
-        Ok(Buffer { ty: ty.clone(), contents, _lease: self.meter.lease(ty.bytes()) })
+        Ok(Buffer { ty: ty.clone(), contents, lease: Some(self.meter.lease(ty.bytes())) })
     }
 
     fn upload(&mut self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), Error> {
@@ -200,23 +214,36 @@ impl Device for CandleDevice {
         arguments: &mut [Bound<'_, Buffer>],
         outputs: &mut [&mut Buffer],
     ) -> Result<(), Error> {
-        let tensors = arguments.iter().map(|bound| self.tensor(bound.get()));
-        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
+        let tensors = arguments.iter().map(|bound| Ok((self.tensor(bound.get())?, None)));
+        let mut tensors: Vec<(Tensor, Option<Lease>)> = tensors.collect::<Result<_, Error>>()?;
+        // A buffer that held on to its state would keep the old one beside the new.
+        for_states(compiled, arguments, |number, buffer| {
+            buffer.contents.replace(Contents::Empty);
+            tensors[number].1 = buffer.lease.take();
+        });
         let ran = found::scoped(|| compiled.run(&self.placed, &self.meter, tensors));
-        let results = ran.map_err(|failed| match failed.touched {
-            true => failed.error,
-            false => failed.error.untouched(),
-        })?;
+        for_states(compiled, arguments, |_, buffer| {
+            buffer.lease = Some(self.meter.lease(buffer.ty.bytes()));
+        });
+        let (results, error) = match ran {
+            Ok(results) => (results.into_iter().map(Some).collect(), None),
+            Err(failed) => {
+                let error = if failed.touched { failed.error } else { failed.error.untouched() };
+                (failed.states, Some(error))
+            }
+        };
         let mut each = results.into_iter();
-        let missing = || Error::internal("the run gave fewer tensors than the program has results");
-        for output in outputs.iter_mut() {
-            output.contents.replace(Contents::Whole(each.next().ok_or_else(missing)?));
+        if error.is_none() {
+            for (output, tensor) in outputs.iter_mut().zip(&mut each) {
+                output.contents.replace(tensor.map_or(Contents::Empty, Contents::Whole));
+            }
         }
-        for &number in compiled.updated() {
-            let buffer = arguments.get_mut(number).and_then(Bound::get_mut).ok_or_else(missing)?;
-            buffer.contents.replace(Contents::Whole(each.next().ok_or_else(missing)?));
-        }
-        Ok(())
+        for_states(compiled, arguments, |_, buffer| {
+            if let Some(tensor) = each.next().flatten() {
+                buffer.contents.replace(Contents::Whole(tensor));
+            }
+        });
+        error.map_or(Ok(()), Err)
     }
 
     fn memory(&mut self) -> Result<MemoryInfo, Error> {

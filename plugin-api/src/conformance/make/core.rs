@@ -334,13 +334,23 @@ pub(super) fn gather(rng: &mut Random) -> Vec<Variant> {
 }
 
 pub(super) fn scatter_add(rng: &mut Random) -> Vec<Variant> {
-    let sizes: [(&[usize], &[usize]); 5] =
-        [(&[7, 5], &[4]), (&[7, 33], &[2, 9]), (&[7], &[129]), (&[7, 2, 3], &[]), (&[1, 3], &[5])];
+    // The last have rows that hundreds of updates name, and rows that none does.
+    let sizes: [(&[usize], &[usize]); 8] = [
+        (&[7, 5], &[4]),
+        (&[7, 33], &[2, 9]),
+        (&[7], &[129]),
+        (&[7, 2, 3], &[]),
+        (&[1, 3], &[5]),
+        (&[5, 3], &[1100]),
+        (&[40, 2], &[600]),
+        (&[900, 2], &[2, 290]),
+    ];
     let mut variants = Vec::new();
     for dtype in FLOATS {
         for (base, shape) in sizes {
             let rows = [shape, &base[1..]].concat();
-            let operands = vec![rng.any(dtype, base), row_indices(rng, shape), rng.any(dtype, &rows)];
+            let indices = rng.u32s(shape, 2 + base[0].max(7));
+            let operands = vec![rng.any(dtype, base), indices, rng.any(dtype, &rows)];
             variants.push(Variant::new("", operands, none()));
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod index;
 pub mod loss;
 pub mod norm;
 pub mod optim;

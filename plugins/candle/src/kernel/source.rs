@@ -21,6 +21,7 @@ const FILES: &[(&str, &str)] = &[
     ("random.h", include_str!("source/random.h")),
     ("reduce.h", include_str!("source/reduce.h")),
     ("rope.h", include_str!("source/rope.h")),
+    ("scatter.h", include_str!("source/scatter.h")),
     ("softmax.h", include_str!("source/softmax.h")),
 ];
 

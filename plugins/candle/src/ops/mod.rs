@@ -158,7 +158,7 @@ pub fn share_memory(a: &Tensor, b: &Tensor) -> bool {
 /// A copy in memory of its own, contiguous.
 pub fn copied(x: &Tensor) -> candle_core::Result<Tensor> {
     if !kernel::on_gpu(x.device()) {
-        return x.copy();
+        return x.force_contiguous();
     }
     kernel::elementwise::copied(x)
 }
@@ -208,5 +208,11 @@ impl Step<'_> {
             Some(&operand) => Ok(self.operands[operand].clone()),
             None => self.empty(result),
         }
+    }
+
+    /// A tensor with an operand's elements that may be written: the operand itself if it is free, else a copy.
+    pub fn written(&self, operand: usize) -> candle_core::Result<Tensor> {
+        let x = self.operands[operand];
+        if self.free[operand] { Ok(x.clone()) } else { copied(x) }
     }
 }

@@ -12,4 +12,5 @@
 #include "random.h"
 #include "reduce.h"
 #include "rope.h"
+#include "scatter.h"
 #include "softmax.h"

@@ -7,7 +7,8 @@
 // - `Place at = HERE;` in a kernel says where it runs: `at.block` of `at.blocks`, `at.index` of `at.threads`. The
 //   number of threads of a block is a power of two, at least 32 and at most 1024; that of blocks is any: kernels go
 //   over their work in strides (`for (u64 row = at.block; row < rows; row += at.blocks)`).
-// - Memory of a block is declared in the kernel: `SHARED_FLOATS(scratch, 32);`, handed on as `SHARED float *`.
+// - Memory of a block is declared in the kernel: `SHARED_FLOATS(scratch, 32);`, handed on as `SHARED float *`, or
+//   `SHARED_WORDS`.
 //   `BARRIER()` is met by all threads of a block or by none. `block_sum` and `block_max` (here, below) begin
 //   with one, and what comes after them may not write their scratch memory, 32 floats, before another.
 // - Pointers into a thread's own arrays are `PRIVATE float *`. Functions are `DEVICE`, templates may be used; a

@@ -1,4 +1,4 @@
-// Rows by number.
+// Rows by number, and a part of a tensor at a position that is known when a program runs.
 #pragma once
 #include "dialect.h"
 
@@ -13,13 +13,24 @@ DEVICE void gather(GLOBAL const T *table, GLOBAL const u32 *indices, GLOBAL T *o
     }
 }
 
-KERNEL(gather_8, GLOBAL const u8 *table, GLOBAL const u32 *indices, GLOBAL u8 *out) {
-    gather(table, indices, out, NUMBER(0), NUMBER(1), NUMBER(2), HERE);
-}
-KERNEL(gather_16, GLOBAL const f16 *table, GLOBAL const u32 *indices, GLOBAL f16 *out) {
-    gather(table, indices, out, NUMBER(0), NUMBER(1), NUMBER(2), HERE);
-}
-KERNEL(gather_32, GLOBAL const u32 *table, GLOBAL const u32 *indices, GLOBAL u32 *out) {
-    gather(table, indices, out, NUMBER(0), NUMBER(1), NUMBER(2), HERE);
+// Writes `update` [outer, size, inner] into `out` [outer, length, inner] from place `start` of its middle on, or as far
+// behind as there is room; the rest of `out` stays. Numbers: outer, length, size, inner.
+template <typename T>
+DEVICE void update_slice(GLOBAL const T *update, GLOBAL const u32 *start, GLOBAL T *out, u64 outer, u64 length,
+                         u64 size, u64 inner, Place at) {
+    u64 first = start[0];
+    if (first > length - size) first = length - size;
+    for (u64 i = at.block * at.threads + at.index; i < outer * size * inner; i += at.blocks * at.threads)
+        out[(i / (size * inner) * length + first) * inner + i % (size * inner)] = update[i];
 }
 
+#define WORDS(T, bits)                                                                                             \
+    KERNEL(gather_##bits, GLOBAL const T *table, GLOBAL const u32 *indices, GLOBAL T *out) {                       \
+        gather(table, indices, out, NUMBER(0), NUMBER(1), NUMBER(2), HERE);                                        \
+    }                                                                                                              \
+    KERNEL(update_slice_##bits, GLOBAL const T *update, GLOBAL const u32 *start, GLOBAL T *out) {                  \
+        update_slice(update, start, out, NUMBER(0), NUMBER(1), NUMBER(2), NUMBER(3), HERE);                        \
+    }
+WORDS(u8, 8)
+WORDS(f16, 16)
+WORDS(u32, 32)

@@ -21,6 +21,7 @@ typedef __nv_bfloat16 bf16;
 #define REAL(i) (parameters.real[i])
 #define HERE Place{blockIdx.x, gridDim.x, threadIdx.x, blockDim.x}
 #define SHARED_FLOATS(name, count) __shared__ float name[count]
+#define SHARED_WORDS(name, count) __shared__ u32 name[count]
 #define BARRIER() __syncthreads()
 #define SHUFFLE_XOR(value, mask) __shfl_xor_sync(0xffffffffu, value, mask)
 #define AS_FLOAT(word) __uint_as_float(word)
