@@ -26,7 +26,7 @@ pub use generate::random_program;
 pub use make::{Variant, variants};
 pub use random::Random;
 
-use crate::program::{Builder, DType, Op, Program, ProgramError, Role, table};
+use crate::program::{Attrs, Builder, DType, Op, Program, ProgramError, Role, TensorType, ValueId, table};
 use crate::reference::{Outcome, Rounding, Tensor, Values, run};
 
 /// One program with its arguments and what it must give.
@@ -104,19 +104,62 @@ impl fmt::Display for Report {
 
 /// All cases, the same in every call.
 pub fn cases() -> Vec<Case> {
-    let ops = table::TABLE.iter().flat_map(|def| op_cases(def.op));
-    ops.chain(programs::cases()).collect()
+    let ways = [Operands::Inputs, Operands::Dying, Operands::States];
+    let ops = table::TABLE.iter().flat_map(|def| ways.map(|operands| cases_of(def.op, operands)));
+    ops.flatten().chain(programs::cases()).collect()
 }
 
-/// The cases of one op.
+/// The cases of one op, its operands inputs.
 pub fn op_cases(op: Op) -> Vec<Case> {
+    cases_of(op, Operands::Inputs)
+}
+
+fn cases_of(op: Op, operands: Operands) -> Vec<Case> {
     let named = variants(op).into_iter().map(|variant| {
-        let name = format!("{} {}", op.name(), variant.label);
-        let program = single_op(op, &variant)
+        let name = format!("{} {}{}", op.name(), variant.label, operands.words());
+        let program = single_op(op, &variant, operands)
             .unwrap_or_else(|error| panic!("the case {name:?} is made wrongly: {error}"));
         case(name, program, variant.operands, exact(op))
     });
     named.collect()
+}
+
+/// What the operands of a case of one op are.
+#[derive(Clone, Copy)]
+enum Operands {
+    /// Inputs, which nothing may write.
+    Inputs,
+    /// Values that only the op reads, so that it may write its results where they lie.
+    Dying,
+    /// States whose new values are known before the op, so that it may write its results where they lie; the new
+    /// values are the old ones.
+    States,
+}
+
+impl Operands {
+    fn words(self) -> &'static str {
+        match self {
+            Operands::Inputs => "",
+            Operands::Dying => " of values that nothing else reads",
+            Operands::States => " of states that are updated",
+        }
+    }
+
+    fn add(self, b: &mut Builder, number: usize, ty: &TensorType) -> ValueId {
+        let role = if matches!(self, Operands::States) { Role::State } else { Role::Input };
+        let arg = b.arg(role, &format!("operand{number}"), ty.clone());
+        // The same bits in other memory.
+        let same = if ty.dtype == DType::Bool { Op::Or } else { Op::Max };
+        match self {
+            Operands::Inputs => arg,
+            Operands::Dying => b.apply(same, &[arg, arg], Attrs::none()),
+            Operands::States => {
+                let new = b.apply(same, &[arg, arg], Attrs::none());
+                b.update(arg, new);
+                arg
+            }
+        }
+    }
 }
 
 /// Ops of which every implementation gives the same bits: one correctly rounded operation.
@@ -124,13 +167,12 @@ fn exact(op: Op) -> bool {
     matches!(op, Op::Cast | Op::Add | Op::Sub | Op::Mul)
 }
 
-/// A program of that one op, its operands inputs, its results outputs.
-fn single_op(op: Op, variant: &Variant) -> Result<Program, ProgramError> {
+/// A program of that one op, its results outputs.
+fn single_op(op: Op, variant: &Variant, operands: Operands) -> Result<Program, ProgramError> {
     let def = op.def();
     let mut b = Builder::new();
-    let operands: Vec<_> = (0..variant.operands.len())
-        .map(|i| b.input(&format!("operand{i}"), variant.operands[i].ty().clone()))
-        .collect();
+    let types = variant.operands.iter().map(Tensor::ty).enumerate();
+    let operands: Vec<_> = types.map(|(number, ty)| operands.add(&mut b, number, ty)).collect();
     let results = b.push(op, &operands, variant.attrs.clone());
     let present = def.results.iter().filter(|slot| slot.when.is_none_or(|attr| variant.attrs.get_bool(attr)));
     for (slot, &result) in present.zip(&results) {

@@ -120,13 +120,29 @@ fn many_values() -> String {
     text
 }
 
+/// A view of a value, which may lie in its memory.
+fn random_view(rng: &mut Random, b: &mut Builder, x: ValueId) -> ValueId {
+    let [rows, width] = b.dims(x);
+    match rng.below(4) {
+        0 => b.reshape(x, &[1, width, rows]),
+        1 => b.permute(x, &[1, 0]),
+        2 => {
+            let first = rng.below(rows);
+            b.slice(x, &[first, 1], &[1, width - 1])
+        }
+        _ => b.broadcast(x, &[2, rows, width]),
+    }
+}
+
 /// A random net of ops over one state and two inputs, of several sizes, its values kept within [-1, 1]; half
-/// of the values are read long after they are made. What a memory plan must not get wrong.
+/// of the values are read long after they are made, and so are views of values that nothing else reads by then. What
+/// a memory plan must not get wrong.
 fn random_net(rng: &mut Random) -> Result<Program, crate::program::ProgramError> {
     let rows = |count: usize| TensorType::new(DType::F32, &[count, 33]);
     let mut b = Builder::new();
     let state = b.state("state", rows(3));
     let mut values = vec![b.input("x", rows(3)), state, b.input("y", rows(1))];
+    let mut views = Vec::new();
     for _ in 0..24 {
         let x = values[rng.below(values.len())];
         let y = values[rng.below(values.len())];
@@ -152,11 +168,19 @@ fn random_net(rng: &mut Random) -> Result<Program, crate::program::ProgramError>
             _ => b.apply(Op::Activation, &[x], Attrs::none().word("kind", "gelu")),
         };
         values.push(result);
+        if rng.below(3) == 0 {
+            let x = values[rng.below(values.len())];
+            views.push(random_view(rng, &mut b, x));
+        }
     }
     let of_state: Vec<ValueId> = values.iter().copied().filter(|&value| b.ty(value) == b.ty(state)).collect();
     b.update(state, of_state[of_state.len() - 1]);
     for (i, &value) in values.iter().enumerate().skip(3).step_by(2) {
         b.output(&format!("value{i}"), value);
+    }
+    for (i, view) in views.into_iter().enumerate() {
+        let read = b.neg(view);
+        b.output(&format!("view{i}"), read);
     }
     b.finish()
 }
