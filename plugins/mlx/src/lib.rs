@@ -42,11 +42,8 @@ impl Plugin for Mlx {
         mlx::prepare();
         let devices = probe::devices();
         let count = devices.len();
-        let found = devices.into_iter().nth(index as usize).ok_or_else(|| {
-            Error::invalid_argument(format!(
-                "there is no mlx device {index}; there are {count}, counted from 0"
-            ))
-        })?;
+        let found = devices.into_iter().nth(index as usize);
+        let found = found.ok_or_else(|| Error::no_such_device(index, count))?;
         let asked = std::env::var("FINETUNE_MLX_COMPILE").ok().map(|value| value == "1");
         let compile = options.get::<bool>("compile")?.or(asked).unwrap_or(found.gpu);
         MlxDevice::new(found, compile)
