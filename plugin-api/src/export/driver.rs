@@ -3,7 +3,7 @@
 use super::Error;
 
 /// When memory is short, in lower case. Of CUDA and its libraries, Metal, and C++.
-const OUT_OF_MEMORY: [&str; 10] = [
+const OUT_OF_MEMORY: [&str; 11] = [
     "out of memory",
     "out_of_memory",
     "outofmemory",
@@ -13,6 +13,8 @@ const OUT_OF_MEMORY: [&str; 10] = [
     "bad_alloc",
     "insufficient memory",
     "maximum allowed buffer",
+    // Of Metal: more buffers than the system has room for.
+    "resource limit (",
     // candle's word for a buffer that Metal did not make.
     "failed to create metal resource: buffer",
 ];
@@ -81,6 +83,7 @@ mod tests {
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
             "Metal error FailedToAllocate: failed to allocate 12 bytes",
             "std::bad_alloc",
+            "[metal::malloc] Resource limit (499000) exceeded.",
         ] {
             assert_eq!(kind(text), ErrorKind::OutOfMemory, "{text}");
         }

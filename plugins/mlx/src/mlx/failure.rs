@@ -37,7 +37,10 @@ pub fn failure() -> Error {
 fn from_message(message: &str) -> Error {
     // Where in the C interface it was caught says nothing to a person.
     let text = message.rsplit_once(" at /").map_or(message, |(text, _)| text);
-    Error::from_driver("MLX", text)
+    match super::prepare::forget_broken_kernels(text) {
+        None => Error::from_driver("MLX", text),
+        Some(done) => Error::internal(format!("MLX failed: {text}; {done}")),
+    }
 }
 
 pub fn check(status: c_int) -> Result<(), Error> {
