@@ -289,6 +289,10 @@ impl Device for MlxDevice {
         Ok(compiled)
     }
 
+    fn details(&self, compiled: &Compiled) -> JsonObject {
+        JsonObject::from_iter([("workspace_bytes".into(), compiled.room().into())])
+    }
+
     fn run(
         &mut self,
         compiled: &mut Compiled,
