@@ -26,6 +26,7 @@
 //! opened, used and dropped on one thread of its own, and neither it nor its buffers need be [`Send`].
 
 mod describe;
+mod driver;
 mod error;
 mod guard;
 mod library;
@@ -35,6 +36,7 @@ mod object;
 mod poison;
 mod session;
 mod slab;
+mod staged;
 mod thread;
 
 #[doc(hidden)]
@@ -46,6 +48,7 @@ pub use library::{AnyThread, OwnThread, Threading, module};
 pub use library::{ROOT_MODULE_SYMBOL, header};
 pub use meter::{Lease, Meter};
 pub use serde_json;
+pub use staged::Staged;
 
 pub use crate::abi::{ErrorKind, Extension, MemoryInfo};
 use crate::program::{Program, TensorType};
