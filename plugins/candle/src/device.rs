@@ -4,13 +4,13 @@ mod found;
 
 use std::cell::RefCell;
 
-use candle_core::{DType as CandleType, Device as Placed, Tensor};
+use candle_core::{CpuStorage, DType as CandleType, Device as Placed, Storage, Tensor};
 use finetune_plugin_api::export::{Bound, Device, Error, JsonObject, Lease, MemoryInfo, Meter, serde_json};
 use finetune_plugin_api::plan::PlanOptions;
 use finetune_plugin_api::program::{DType, Program, TensorType};
 
 use crate::compile::Compiled;
-use crate::ops;
+use crate::{kernel, ops};
 
 pub use found::probe;
 
@@ -83,21 +83,53 @@ fn from_bytes(bytes: &[u8], ty: &TensorType, placed: &Placed) -> Result<Tensor, 
     Tensor::from_raw_buffer(bytes, candle_type(ty.dtype)?, &ty.shape, placed).map_err(failure)
 }
 
-fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
-    fn elements<T: candle_core::WithDType, const N: usize>(
-        tensor: &Tensor,
-        bytes: impl Fn(T) -> [u8; N],
-    ) -> candle_core::Result<Vec<u8>> {
-        Ok(tensor.flatten_all()?.to_vec1::<T>()?.into_iter().flat_map(bytes).collect())
+/// Reads a tensor's bytes from that one on, and no others: what is packed into one buffer is read in many parts.
+fn read(tensor: &Tensor, offset: usize, into: &mut [u8]) -> Result<(), Error> {
+    let size = tensor.dtype().size_in_bytes();
+    let end = offset.checked_add(into.len()).filter(|&end| end <= tensor.elem_count() * size);
+    let end = end.ok_or_else(|| Error::outside(offset, into.len()))?;
+    if into.is_empty() {
+        return Ok(());
     }
-    let bytes = match tensor.dtype() {
-        CandleType::F32 => elements(tensor, f32::to_le_bytes),
-        CandleType::F16 => elements(tensor, half::f16::to_le_bytes),
-        CandleType::BF16 => elements(tensor, half::bf16::to_le_bytes),
-        CandleType::U32 => elements(tensor, u32::to_le_bytes),
-        _ => elements(tensor, |byte: u8| [byte]),
-    };
-    bytes.map_err(failure)
+    let (first, last) = (offset / size, end.div_ceil(size));
+    if (last - first) * size == into.len() {
+        return read_elements(tensor, first, into).map_err(failure);
+    }
+    // It begins or ends within an element.
+    let mut whole = vec![0; (last - first) * size];
+    read_elements(tensor, first, &mut whole).map_err(failure)?;
+    into.copy_from_slice(&whole[offset - first * size..][..into.len()]);
+    Ok(())
+}
+
+/// Reads as many whole elements as there is place for.
+fn read_elements(tensor: &Tensor, first: usize, into: &mut [u8]) -> candle_core::Result<()> {
+    let count = into.len() / tensor.dtype().size_in_bytes();
+    let mut part = tensor.flatten_all()?;
+    if count < part.elem_count() {
+        part = part.narrow(0, first, count)?;
+        // Of what lies on a GPU candle moves all that the memory holds, whatever part of it the tensor is.
+        if kernel::on_gpu(part.device()) {
+            part = ops::copied(&part)?;
+        }
+    }
+    let part = part.to_device(&Placed::Cpu)?;
+    let (storage, layout) = part.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("what was moved here is not here") };
+    let first = layout.start_offset();
+    fn write<T: Copy, const N: usize>(elements: &[T], into: &mut [u8], bytes: impl Fn(T) -> [u8; N]) {
+        let places = into.chunks_exact_mut(N).zip(elements);
+        places.for_each(|(place, &element)| place.copy_from_slice(&bytes(element)));
+    }
+    match storage {
+        CpuStorage::F32(x) => write(&x[first..][..count], into, f32::to_le_bytes),
+        CpuStorage::F16(x) => write(&x[first..][..count], into, half::f16::to_le_bytes),
+        CpuStorage::BF16(x) => write(&x[first..][..count], into, half::bf16::to_le_bytes),
+        CpuStorage::U32(x) => write(&x[first..][..count], into, u32::to_le_bytes),
+        CpuStorage::U8(x) => into.copy_from_slice(&x[first..][..count]),
+        _ => candle_core::bail!("the language has no elements of {:?}", part.dtype()),
+    }
+    Ok(())
 }
 
 fn check_room(placed: &Placed, ty: &TensorType) -> Result<(), Error> {
@@ -169,7 +201,11 @@ impl Device for CandleDevice {
         let mut parts = match buffer.contents.replace(Contents::Empty) {
             Contents::Empty => vec![0; total],
             Contents::Parts(parts) => parts,
-            Contents::Whole(tensor) => to_bytes(&tensor)?,
+            Contents::Whole(tensor) => {
+                let mut bytes = vec![0; total];
+                read(&tensor, 0, &mut bytes)?;
+                bytes
+            }
         };
         let range = parts.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
         range.ok_or_else(|| Error::outside(offset, bytes.len()))?.copy_from_slice(bytes);
@@ -183,10 +219,7 @@ impl Device for CandleDevice {
     }
 
     fn download(&mut self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
-        let bytes = found::scoped(|| to_bytes(&self.tensor(buffer)?))?;
-        let range = bytes.get(offset..).and_then(|rest| rest.get(..into.len()));
-        into.copy_from_slice(range.ok_or_else(|| Error::outside(offset, into.len()))?);
-        Ok(())
+        found::scoped(|| read(&self.tensor(buffer)?, offset, into))
     }
 
     fn compile(&mut self, program: Program) -> Result<Compiled, Error> {
