@@ -57,7 +57,7 @@ pub struct Launch<'a> {
 }
 
 /// Blocks of a kernel, at most; the work of more is done in turns.
-const MOST_BLOCKS: usize = 1 << 20;
+pub const MOST_BLOCKS: usize = 1 << 20;
 /// Elements that a thread of many kernels has at a time: `VECTOR` in the source.
 pub const VECTOR: usize = 8;
 /// Threads of a block, for kernels that want no other number.
