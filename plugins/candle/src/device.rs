@@ -3,6 +3,7 @@
 mod found;
 
 use std::cell::RefCell;
+use std::fmt::Display;
 
 use candle_core::{CpuStorage, DType as CandleType, Device as Placed, Storage, Tensor};
 use finetune_plugin_api::export::{Bound, Device, Error, JsonObject, Lease, MemoryInfo, Meter, serde_json};
@@ -132,11 +133,25 @@ fn read_elements(tensor: &Tensor, first: usize, into: &mut [u8]) -> candle_core:
     Ok(())
 }
 
-fn check_room(placed: &Placed, ty: &TensorType) -> Result<(), Error> {
-    if found::has_room(placed, ty.bytes()) {
+/// An error if so many bytes cannot be had for that.
+pub fn check_room(placed: &Placed, bytes: usize, what: impl Display) -> Result<(), Error> {
+    if bytes == 0 || found::has_room(placed, bytes) {
         return Ok(());
     }
-    Err(Error::out_of_memory(format!("there are no {} bytes for a tensor {ty}", ty.bytes())).untouched())
+    Err(Error::out_of_memory(format!("there are no {bytes} bytes for {what}")))
+}
+
+/// How the host foresees the memory of a run. Nothing is promised to be in place: whether it is depends on what else
+/// reads the operand.
+pub fn plan_options(placed: &Placed) -> PlanOptions {
+    PlanOptions {
+        strided_views: true,
+        direct_outputs: true,
+        direct_state: true,
+        align: 256,
+        workspace: ops::workspace::of(placed),
+        ..PlanOptions::default()
+    }
 }
 
 impl CandleDevice {
@@ -172,13 +187,7 @@ impl Device for CandleDevice {
 
     fn properties(&self) -> JsonObject {
         let mut properties = JsonObject::new();
-        let plan = PlanOptions {
-            strided_views: true,
-            direct_outputs: true,
-            direct_state: true,
-            align: 256,
-            ..PlanOptions::default()
-        };
+        let plan = plan_options(&self.placed);
         // The options are plain data: numbers, words and lists always have a JSON form.
         properties.insert("plan".into(), serde_json::to_value(plan).unwrap_or_default());
         properties
@@ -186,7 +195,7 @@ impl Device for CandleDevice {
 
     fn allocate(&mut self, ty: &TensorType) -> Result<Buffer, Error> {
         candle_type(ty.dtype)?;
-        check_room(&self.placed, ty)?;
+        check_room(&self.placed, ty.bytes(), format_args!("a tensor {ty}")).map_err(Error::untouched)?;
         let contents = RefCell::new(Contents::Empty);
         Ok(Buffer { ty: ty.clone(), contents, _lease: self.meter.lease(ty.bytes()) })
     }
@@ -235,6 +244,10 @@ impl Device for CandleDevice {
     ) -> Result<(), Error> {
         let tensors = arguments.iter().map(|bound| self.tensor(bound.get()));
         let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
+        // What they held is not held beside what they get.
+        outputs.iter_mut().for_each(|output| {
+            output.contents.replace(Contents::Empty);
+        });
         let ran = found::scoped(|| compiled.run(&self.placed, &self.meter, tensors));
         let results = ran.map_err(|failed| match failed.touched {
             true => failed.error,

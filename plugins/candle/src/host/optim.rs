@@ -29,7 +29,7 @@ struct Update {
     shrink: f32,
 }
 
-fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let (first, end) = contiguous(layout)?;
     Ok(&storage.as_slice::<f32>()?[first..end])
 }
@@ -38,7 +38,7 @@ fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
     layout.contiguous_offsets().ok_or_else(|| candle_core::Error::Msg("state lies in one piece".into()))
 }
 
-fn written<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+pub fn written<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     let (first, end) = contiguous(layout)?;
     match storage {
         CpuStorage::F32(values) => Ok(&mut values[first..end]),
