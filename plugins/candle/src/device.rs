@@ -114,7 +114,7 @@ fn read_elements(tensor: &Tensor, first: usize, into: &mut [u8]) -> candle_core:
             part = ops::copied(&part)?;
         }
     }
-    let part = part.to_device(&Placed::Cpu)?;
+    let part = ops::flat(&part)?.to_device(&Placed::Cpu)?;
     let (storage, layout) = part.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { candle_core::bail!("what was moved here is not here") };
     let first = layout.start_offset();

@@ -159,7 +159,7 @@ pub fn share_memory(a: &Tensor, b: &Tensor) -> bool {
 /// A copy in memory of its own, contiguous.
 pub fn copied(x: &Tensor) -> candle_core::Result<Tensor> {
     if !kernel::on_gpu(x.device()) {
-        return x.copy();
+        return x.force_contiguous();
     }
     kernel::elementwise::copied(x)
 }
