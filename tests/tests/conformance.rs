@@ -42,6 +42,15 @@ fn every_device_that_is_found_conforms() {
     }
 }
 
+/// Where MLX is set up, it is among them.
+#[test]
+fn mlx_plugin_is_found() {
+    let catalog = catalog(&plugins());
+    let row = catalog.plugins.iter().find(|row| row.name.as_deref() == Some("mlx")).expect("a row");
+    assert_eq!(row.status, Status::Ready, "{:?}", row.reason);
+    assert!(row.devices[0].device.details.contains_key("mlx"), "its version is told");
+}
+
 /// Two things at once: the plugin that authors begin from is right, and so are the decompositions of all
 /// composite ops, of which it has none.
 #[test]

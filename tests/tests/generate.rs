@@ -74,11 +74,11 @@ fn mlx_plugin_generates_like_transformers() {
     }
 }
 
-/// Composites lowered to core ops alone.
+/// The same on candle.
 #[test]
 fn candle_generates_like_transformers() {
     for name in ["gpt2", "llama", "mistral"] {
-        like_transformers_on("candle-cpu", name);
+        like_transformers_on(&finetune_tests::candle(), name);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The product against transformers, PEFT and torch, number by number (see `goldens/README.md`).
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use finetune_tests::{assert_close, events, finetune, goldens, json_lines, number, plugins, succeed};
 use safetensors::SafeTensors;
@@ -12,13 +13,25 @@ struct Backend {
     name: &'static str,
     /// How far a loss may be from torch's in f32, relative.
     loss: f64,
+    /// The folder for what MLX compiles, if it is to.
+    compiled: Option<&'static Path>,
 }
 
-const CPU: Backend = Backend { name: "cpu", loss: 1e-4 };
-const MLX: Backend = Backend { name: "mlx", loss: 5e-4 };
+impl Backend {
+    fn finetune<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = finetune(arguments);
+        if let Some(folder) = self.compiled {
+            command.env("FINETUNE_MLX_COMPILE", "1").env("TMPDIR", folder);
+        }
+        command
+    }
+}
+
+const CPU: Backend = Backend { name: "cpu", loss: 1e-4, compiled: None };
+const MLX: Backend = Backend { name: "mlx", loss: 5e-4, compiled: None };
 
 fn candle() -> Backend {
-    Backend { name: finetune_tests::candle().leak(), loss: 5e-4 }
+    Backend { name: finetune_tests::candle().leak(), loss: 5e-4, compiled: None }
 }
 
 /// The gradient's norm is a sum over far more terms than the loss.
@@ -83,6 +96,18 @@ cases! {
     mistral_without_window "mistral-no-window";
 }
 
+/// Programs as MLX's compiler makes them, which is what a GPU runs; on a processor it is not used by default.
+#[test]
+fn mlx_plugin_compiles_to_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let compiled = Some(&*folder.path().to_owned().leak());
+    for name in ["gpt2", "llama3"] {
+        case(name, Backend { compiled, ..MLX });
+    }
+    let kernels = folder.path().join("mlx");
+    assert!(kernels.read_dir().is_ok_and(|mut found| found.next().is_some()), "nothing was compiled");
+}
+
 #[test]
 fn every_case_is_tested() {
     let mut found: Vec<String> = std::fs::read_dir(goldens())
@@ -122,7 +147,7 @@ fn evaluates_like_transformers(case: &Path, model: &Path, expected: &Value, back
     let first = dir.path().join("first.jsonl");
     let lines: Vec<&str> = text.lines().take(rows).collect();
     std::fs::write(&first, lines.join("\n")).unwrap();
-    let mut command = finetune(["eval", "--json", "--backend", backend.name, "--precision", "f32"]);
+    let mut command = backend.finetune(["eval", "--json", "--backend", backend.name, "--precision", "f32"]);
     command.arg("--seq-len").arg(batch["seq_len"].to_string()).arg("--plugins").arg(plugins());
     let lines = json_lines(&succeed(command.arg("--model").arg(model).arg("--data").arg(&first)));
     let eval = events(&lines, "eval")[0];
@@ -177,8 +202,8 @@ fn check(run: &Value, key: &str, index: Option<usize>, got: f64, want: f64, rela
     );
 }
 
-fn command(case: &Path, model: &Path, run: &Value, out: &Path, backend: Backend) -> std::process::Command {
-    let mut command = finetune(["train", "--backend", backend.name, "--save-every", "5"]);
+fn command(case: &Path, model: &Path, run: &Value, out: &Path, backend: Backend) -> Command {
+    let mut command = backend.finetune(["train", "--backend", backend.name, "--save-every", "5"]);
     command.arg("--plugins").arg(plugins()).arg("--model").arg(model).arg("--out").arg(out);
     for key in ["data", "valid", "adapter"] {
         if let Some(path) = run[key].as_str() {

@@ -335,6 +335,7 @@ mod tests {
             memory_available: 0,
             unified: false,
             dtypes: Vec::new(),
+            details: serde_json::Map::new(),
         };
         let sha256 = cache::sha256(&b"one"[..]).expect("a hash");
         let choice = Choice { path: path.clone(), manifest, device, sha256, cache: None };

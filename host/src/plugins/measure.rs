@@ -100,6 +100,7 @@ mod tests {
                 memory_available: 0,
                 unified: false,
                 dtypes: vec!["f32".into(), "bf16".into()],
+                details: serde_json::Map::new(),
             });
             row.measured.insert(dtype.into(), Measured::Failed { failed: "f".into(), late });
             row

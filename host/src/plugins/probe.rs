@@ -4,6 +4,7 @@ use std::path::Path;
 
 use finetune_plugin_api::abi::{DeviceInfo, ErrorKind};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::load::{Refusal, load};
 use super::manifest::Manifest;
@@ -36,6 +37,8 @@ const MOST_DEVICES: usize = 64;
 /// Characters of a name and of a reason.
 const LONGEST_NAME: usize = 120;
 const LONGEST_REASON: usize = 1000;
+/// Bytes of what else is said of a device: more is left out.
+const LONGEST_DETAILS: usize = 2000;
 
 impl ProbeReport {
     /// The report as it can be relied on, wherever it comes from.
@@ -90,6 +93,9 @@ pub struct ProbedDevice {
     pub unified: bool,
     /// Element types by name.
     pub dtypes: Vec<String>,
+    /// What else the plugin says of it: version of a library, architecture.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub details: Map<String, Value>,
 }
 
 /// Loads a plugin and asks it.
@@ -129,6 +135,9 @@ fn report(mut devices: Vec<ProbedDevice>) -> ProbeReport {
             *text = shortened(std::mem::take(text), LONGEST_NAME);
         }
         device.dtypes.truncate(MOST_DEVICES);
+        if Value::from(device.details.clone()).to_string().len() > LONGEST_DETAILS {
+            device.details.clear();
+        }
     }
     for (i, device) in devices.iter().enumerate() {
         if devices[..i].iter().any(|earlier| earlier.index == device.index) {
@@ -149,6 +158,7 @@ impl From<&DeviceInfo> for ProbedDevice {
             memory_available: info.memory_available,
             unified: info.unified,
             dtypes: info.dtypes.iter().map(ToString::to_string).collect(),
+            details: serde_json::from_str(&info.details).unwrap_or_default(),
         }
     }
 }
@@ -160,7 +170,17 @@ mod tests {
     fn device(index: u32) -> ProbedDevice {
         let name = "d".into();
         let (kind, dtypes) = ("cpu".into(), vec!["f32".into()]);
-        ProbedDevice { index, name, kind, memory_total: 1, memory_available: 1, unified: true, dtypes }
+        let details = Map::from_iter([("mlx".into(), "0.32.2".into())]);
+        ProbedDevice {
+            index,
+            name,
+            kind,
+            memory_total: 1,
+            memory_available: 1,
+            unified: true,
+            dtypes,
+            details,
+        }
     }
 
     /// `NAME:DEVICE` must mean one device.
@@ -177,7 +197,9 @@ mod tests {
         assert!(matches!(report((0..64).map(device).collect()), ProbeReport::Ready { .. }));
         assert!(matches!(report((0..65).map(device).collect()), ProbeReport::Refused { .. }));
         let long = "é".repeat(1 << 20);
-        let named = ProbedDevice { name: long.clone(), dtypes: vec![long.clone(); 1000], ..device(0) };
+        let details = Map::from_iter([("more".into(), long.as_str().into())]);
+        let named =
+            ProbedDevice { name: long.clone(), dtypes: vec![long.clone(); 1000], details, ..device(0) };
         let reports = [
             ProbeReport::Ready { devices: vec![named] },
             ProbeReport::refused(long.clone()),

@@ -171,6 +171,7 @@ mod tests {
             memory_available: 0,
             unified: false,
             dtypes: vec!["f32".into()],
+            details: serde_json::Map::new(),
         })
     }
 

@@ -48,6 +48,11 @@ impl Error {
         Error::invalid_argument(format!("bytes {offset} to {end} are not in the buffer")).untouched()
     }
 
+    /// A device was asked for that is not there; `count` are, counted from 0.
+    pub fn no_such_device(index: u32, count: usize) -> Error {
+        Error::invalid_argument(format!("there is no device {index}; there are {count}, counted from 0"))
+    }
+
     /// Its kind.
     pub fn kind(&self) -> ErrorKind {
         self.kind

@@ -26,6 +26,7 @@
 //! opened, used and dropped on one thread of its own, and neither it nor its buffers need be [`Send`].
 
 mod describe;
+mod driver;
 mod error;
 mod guard;
 mod library;

@@ -18,7 +18,7 @@
 //! 3. then make the [`Plan::copies`] in order.
 //!
 //! A back end whose memory an allocator gives follows a [`Schedule`] instead: which ops to run, and after which
-//! of them a value may be let go.
+//! of them a value may be let go. [`Uses`] says who makes and who reads a value, for one that does ops together.
 //!
 //! Results of steps are always whole, contiguous and of their declared type.
 
@@ -26,10 +26,12 @@ mod offsets;
 mod options;
 mod place;
 mod schedule;
+mod uses;
 mod view;
 
 pub use options::{PlanOptions, Term, in_place_pairs};
-pub use schedule::{Schedule, Step, needed, reads, results, schedule, schedule_fused};
+pub use schedule::{Schedule, Step, needed, reads, results, schedule, schedule_fused, updated};
+pub use uses::Uses;
 pub use view::View;
 
 use crate::program::{DType, Program};

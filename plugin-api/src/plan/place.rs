@@ -4,7 +4,7 @@ use crate::program::{DType, Node, Op, Program, Role, ValueId};
 
 use super::offsets::{Block, assign};
 use super::view::View;
-use super::{Copy, Plan, PlanOptions, Storage, in_place_pairs};
+use super::{Copy, Plan, PlanOptions, Storage, in_place_pairs, needed};
 
 /// Storage that one step defines, or that is there from the start.
 struct Root {
@@ -57,21 +57,6 @@ pub(super) fn plan(program: &Program, options: &PlanOptions) -> Plan {
     planner.find_last_reads();
     planner.place_results();
     planner.finish()
-}
-
-/// For every value, whether an update or output depends on it.
-fn needed(program: &Program) -> Vec<bool> {
-    let mut needed = vec![false; program.types().len()];
-    let ends = program.updates().iter().map(|update| update.value);
-    for value in ends.chain(program.outputs().iter().map(|output| output.value)) {
-        needed[value.index()] = true;
-    }
-    for node in program.nodes().iter().rev() {
-        if node.results.iter().any(|result| needed[result.index()]) {
-            node.operands.iter().for_each(|operand| needed[operand.index()] = true);
-        }
-    }
-    needed
 }
 
 impl Planner<'_> {

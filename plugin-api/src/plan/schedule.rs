@@ -90,6 +90,12 @@ pub fn results(program: &Program) -> impl Iterator<Item = ValueId> {
     outputs.chain(program.updates().iter().map(|update| update.value))
 }
 
+/// The numbers of the arguments that a program updates, in the order of its updates.
+pub fn updated(program: &Program) -> Vec<usize> {
+    let number = |state: ValueId| program.args().iter().position(|arg| arg.value == state);
+    program.updates().iter().filter_map(|update| number(update.state)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,10 @@
 #   plugins/candle/cuda/build.sh [FOLDER]
 #
 # NVIDIA's compiler and headers come from PyPI into FOLDER (target/cuda-toolkit), once; the plugin is built with
-# them in release mode into target/cuda and stripped: target/cuda/libfinetune_candle.so, to be put into the folder
-# `plugins` beside the program. CUDA_COMPUTE_CAP chooses the oldest card that it is for: 80 (the default) runs on
+# them in release mode into target/cuda and stripped: target/cuda/libfinetune_candle_cuda.so, to be put into the folder
+# `plugins` beside the program, where the build for the processor may stay. NVIDIA's libraries (cublas, nvrtc, curand)
+# are looked for where the system has them, and in `nvidia` beside the program, where mlx/cuda/lay_out.sh puts them or
+# `python3 -m pip install --target FOLDER --no-deps --requirement plugins/mlx/cuda/nvidia.txt`, which makes FOLDER/nvidia. CUDA_COMPUTE_CAP chooses the oldest card that it is for: 80 (the default) runs on
 # all from the A100 on, 90 on H100 and H200 only, where kernels need not be compiled again when the plugin is loaded.
 # With TESTS set, target/cuda/candle-tests is made, too: tests that want the GPU.
 # The kernels take nvcc some twenty minutes on two cores, once for each FOLDER and capability.
@@ -40,7 +42,7 @@ export LIBRARY_PATH="$home/lib${LIBRARY_PATH:+:$LIBRARY_PATH}" NVCC="$home/bin/n
 export RUSTFLAGS="${RUSTFLAGS:-} -L native=$home/lib -C link-arg=-Wl,--no-as-needed"
 cd "$root"
 # The compiler leaves out libraries of whose stand-ins it calls nothing; without them the loader finds no function.
-libraries=-Wl,--no-as-needed,-lcuda,-lcublas,-lcublasLt,-lnvrtc
+libraries=-Wl,--no-as-needed,-lcuda,-lcublas,-lcublasLt,-lnvrtc,-rpath,'$ORIGIN/lib:$ORIGIN/../nvidia/cu13/lib'
 cargo rustc --release --package finetune-candle --lib --features cuda -- -C link-arg=$libraries
 # What tests/cuda.rs says needs the GPU, for cuda/measure.sh there.
 if [ -n "${TESTS:-}" ]; then
@@ -48,5 +50,5 @@ if [ -n "${TESTS:-}" ]; then
         -C link-arg=$libraries -C link-arg=-Wl,--unresolved-symbols=ignore-all
     cp "$(ls -t "$root"/target/cuda/release/deps/cuda-* | grep -v '\.d$' | head -1)" "$root/target/cuda/candle-tests"
 fi
-strip -o "$root/target/cuda/libfinetune_candle.so" "$root/target/cuda/release/libfinetune_candle.so"
-ls -l "$root/target/cuda/libfinetune_candle.so"
+strip -o "$root/target/cuda/libfinetune_candle_cuda.so" "$root/target/cuda/release/libfinetune_candle.so"
+ls -l "$root/target/cuda/libfinetune_candle_cuda.so"

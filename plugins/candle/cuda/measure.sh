@@ -4,7 +4,8 @@
 #   measure.sh FOLDER SITE OUT [PART...]
 #
 # FOLDER is where the archive was unpacked, SITE the site-packages of a PyTorch for CUDA 13, OUT a folder for what was
-# found: `report` has one line a check and JSON lines of the benchmark, the other files have what the checks said. Parts
+# found: `report` has one line a check and JSON lines of the benchmark, the other files have what the checks said. The exit
+# status is 1 if a check failed; curves are for the eye. Parts
 # are check, curves, profile and bench; without any, all. REPEAT is how often the benchmark is run (2).
 set -u
 folder=$(cd "${1:?the unpacked archive}" && pwd)
@@ -13,6 +14,7 @@ out=$(mkdir -p "${3:?a folder for the results}" && cd "$3" && pwd)
 shift 3
 parts=${*:-check curves profile bench}
 report="$out/report"
+rm -f "$out/failed"
 cd "$folder"
 chmod -R go-w program
 # NVIDIA's libraries are PyTorch's, whose folder the loader is told.
@@ -28,7 +30,9 @@ check() {
     name=$1
     shift
     timeout 200 "$@" >"$out/$name" 2>&1
-    say "$name: exit status $?; $(grep -E '^(test result|[0-9]+ ops)' "$out/$name" | tail -1)"
+    status=$?
+    [ $status = 0 ] || echo "$name" >>"$out/failed"
+    say "$name: exit status $status; $(grep -E '^(test result|[0-9]+ ops)' "$out/$name" | tail -1)"
 }
 if wants check; then
     check candle-tests programs/candle-tests --nocapture --test-threads 1
@@ -75,4 +79,9 @@ if wants bench; then
         model --preset "$preset" "$@" --steps 8 --warmup 3 --repeat "${REPEAT:-2}" 2>>"$out/bench-errors" |
             tee -a "$report"
     done
+fi
+
+if [ -e "$out/failed" ]; then
+    say "failed: $(tr '\n' ' ' <"$out/failed")"
+    exit 1
 fi

@@ -20,7 +20,7 @@ trap 'rm -rf "$work"' EXIT
 
 mkdir -p "$work/program/plugins" "$work/tests/goldens" "$work/programs" "$work/demo/model" "$work/demo/box"
 cp "$finetune" "$work/program/finetune"
-cp "$plugins"/libfinetune_cpu.so "$plugins"/libfinetune_candle.so "$work/program/plugins/"
+cp "$plugins"/libfinetune_cpu.so "$plugins"/libfinetune_candle_cuda.so "$work/program/plugins/"
 for program in goldens conformance candle-tests; do
     cp "$tests/$program" "$work/programs/"
 done

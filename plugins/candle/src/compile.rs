@@ -66,8 +66,7 @@ pub struct Failed {
 
 impl Compiled {
     pub fn new(program: Program, placed: &Placed) -> Compiled {
-        let position = |value| program.args().iter().position(|arg| arg.value == value);
-        let updated = program.updates().iter().filter_map(|update| position(update.state)).collect();
+        let updated = plan::updated(&program);
         // Candle's products on the processor cannot be made in a place that is there.
         let fused = if kernel::on_gpu(placed) { Fused::of(&program) } else { Fused::default() };
         let schedule = plan::schedule_fused(&program, &fused.into);

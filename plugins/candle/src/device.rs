@@ -49,34 +49,14 @@ pub fn candle_type(dtype: DType) -> Result<CandleType, Error> {
     })
 }
 
-/// Words for a device that does nothing more: CUDA's, and Metal's for a command buffer that failed.
-const LOST: [&str; 7] = [
-    "device_lost",
-    "ecc_uncorrectable",
-    "illegal_address",
-    "launch_failed",
-    "launch_timeout",
-    "command buffer had following error",
-    "failed to create metal resource: commandbuffer",
-];
-
 /// What candle says, as an error of its kind. Candle keeps the driver's errors as text only.
 #[allow(clippy::needless_pass_by_value)] // for `map_err`
 pub fn failure(error: candle_core::Error) -> Error {
-    let text = error.to_string();
-    let lower = text.to_lowercase();
-    let any = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    let first = text.lines().next().unwrap_or_default();
-    // Of Metal: a buffer that it did not make, and what a command buffer says that ran out of memory.
-    let no_memory = ["out of memory", "out_of_memory", "outofmemory", "alloc_failed", "failed to allocate"];
-    if any(&no_memory) || any(&["insufficient memory", "failed to create metal resource: buffer"]) {
-        Error::out_of_memory(format!("candle could not allocate: {first}"))
-    } else if any(&LOST) {
-        Error::device_lost(format!("the GPU failed: {first}"))
-    } else if matches!(error, candle_core::Error::UnsupportedDTypeForOp(..)) {
-        Error::unsupported(format!("candle cannot: {first}"))
-    } else {
-        Error::internal(format!("candle failed: {first}"))
+    match error {
+        candle_core::Error::UnsupportedDTypeForOp(..) => {
+            Error::unsupported(format!("candle cannot: {error}"))
+        }
+        error => Error::from_driver("candle", &error.to_string()),
     }
 }
 

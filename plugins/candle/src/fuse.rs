@@ -23,17 +23,11 @@ pub struct Sum {
 
 impl Fused {
     pub fn of(program: &Program) -> Fused {
-        let readers = readers(program);
-        let mut producers = BTreeMap::new();
-        for (number, node) in program.nodes().iter().enumerate() {
-            node.results.iter().for_each(|result| {
-                producers.insert(result.index(), number);
-            });
-        }
+        let uses = plan::Uses::of(program);
         let only = |value: ValueId, op: Op| {
-            let producer = producers.get(&value.index()).copied()?;
-            let is_it = program.nodes()[producer].op == op && readers[value.index()] == 1;
-            is_it.then_some(producer)
+            let maker = uses.maker(value)?;
+            let is_it = program.nodes()[maker].op == op && uses.readers(value) == 1;
+            is_it.then_some(maker)
         };
         let mut fused = Fused::default();
         for (number, node) in program.nodes().iter().enumerate() {
@@ -69,14 +63,6 @@ impl Fused {
     pub fn sum(&self, node: usize) -> Option<Sum> {
         self.sums.get(&node).copied()
     }
-}
-
-/// How often each value is read; a result of the program counts as one more.
-fn readers(program: &Program) -> Vec<usize> {
-    let mut readers = vec![0; program.types().len()];
-    let operands = program.nodes().iter().flat_map(|node| node.operands.iter().copied());
-    operands.chain(plan::results(program)).for_each(|value| readers[value.index()] += 1);
-    readers
 }
 
 #[cfg(test)]

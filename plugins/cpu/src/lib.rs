@@ -36,7 +36,7 @@ impl Plugin for Cpu {
 
     fn open(index: u32, options: &Options) -> Result<CpuDevice, Error> {
         if index != 0 {
-            return Err(Error::invalid_argument(format!("there is no cpu device {index}; there is one, 0")));
+            return Err(Error::no_such_device(index, 1));
         }
         let threads = match options.get::<usize>("threads")? {
             Some(0) => {

@@ -5,7 +5,8 @@
 #
 # FOLDER holds the program and `plugins/`, as `cargo xtask build` leaves them (target/release). SITE is a Python's
 # site-packages with NVIDIA's CUDA 13 libraries in `nvidia/`, as PyTorch brings them; without it they are fetched
-# with pip. WHEEL names the wheel of mlx-cuda-13, else that is fetched, too. Run again after `cargo xtask build`,
+# with pip, held to the hashes in nvidia.txt. WHEEL names the wheel of mlx-cuda-13 and is held to the hash of it in
+# requirements.txt; without it that is fetched. What is in FOLDER can be moved only with `nvidia`. Run again after `cargo xtask build`,
 # which lays the library for processors back.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,6 +25,11 @@ if [ -z "${WHEEL:-}" ]; then
         --requirement "$here/requirements.txt" --dest "$work"
     WHEEL=$(echo "$work"/mlx_cuda_13-*.whl)
 fi
+sum=$(sha256sum "$WHEEL" | cut -d ' ' -f 1)
+grep -q "sha256:$sum" "$here/requirements.txt" || {
+    echo "$WHEEL is not the wheel that $here/requirements.txt names: its SHA-256 is $sum" >&2
+    exit 1
+}
 python3 -m zipfile --extract "$WHEEL" "$work/wheel"
 chmod -R go-w "$work/wheel"
 
@@ -41,10 +47,14 @@ if [ -n "$site" ]; then
         echo "$site has no folder nvidia; it should be the site-packages of a PyTorch for CUDA 13" >&2
         exit 1
     }
+    if [ -d "$folder/nvidia" ] && [ ! -L "$folder/nvidia" ]; then
+        echo "$folder/nvidia is a folder, of an earlier run without $site; remove it first" >&2
+        exit 1
+    fi
     ln -sfn "$(cd "$site/nvidia" && pwd)" "$folder/nvidia"
 elif [ ! -e "$folder/nvidia" ]; then
     python3 -m pip install --quiet --disable-pip-version-check --only-binary :all: --no-deps \
-        --requirement "$here/nvidia.txt" --target "$work/site"
+        --require-hashes --requirement "$here/nvidia.txt" --target "$work/site"
     mv "$work/site/nvidia" "$folder/nvidia"
 fi
 echo "MLX in $folder/plugins uses CUDA 13 now; $folder/finetune plugins list says whether it finds a GPU."

@@ -4,13 +4,15 @@
 #   measure.sh FOLDER SITE OUT
 #
 # FOLDER is where the archive was unpacked, SITE the site-packages of a PyTorch for CUDA 13, OUT a folder for what was
-# found: `report` has one line a check and JSON lines of the benchmark, the other files have what the checks said.
+# found: `report` has one line a check and JSON lines of the benchmark, the other files have what the checks said. The exit
+# status is 1 if a check failed; curves are for the eye.
 # REPEAT is how often the benchmark is run (2). Takes some four minutes; most of it is MLX compiling kernels.
 set -u
 folder=$(cd "${1:?the unpacked archive}" && pwd)
 site=$(cd "${2:?the site-packages of a PyTorch}" && pwd)
 out=$(mkdir -p "${3:?a folder for the results}" && cd "$3" && pwd)
 report="$out/report"
+rm -f "$out/failed"
 cd "$folder"
 chmod -R go-w program
 
@@ -35,7 +37,9 @@ check() {
     name=$1
     shift
     FINETUNE_MLX_COMPILE=0 timeout 200 "$@" >"$out/$name" 2>&1
-    say "$name: exit status $?; $(grep -E '^(test result|[0-9]+ ops)' "$out/$name" | tail -1)"
+    status=$?
+    [ $status = 0 ] || echo "$name" >>"$out/failed"
+    say "$name: exit status $status; $(grep -E '^(test result|[0-9]+ ops)' "$out/$name" | tail -1)"
 }
 FINETUNE_BIN="$folder/program/finetune" FINETUNE_PLUGINS_DIR="$folder/program/plugins" \
     FINETUNE_GOLDENS_DIR="$folder/tests/goldens/data" check goldens programs/goldens mlx_plugin --test-threads 3 &
@@ -78,3 +82,8 @@ for preset in llama-1b smollm2-135m; do
     [ -z "$peer" ] || cp -rn "kernels/$preset-peer/." "kernels/$preset/"
     bench "$preset" $peer --steps 8 --warmup 3 --repeat "${REPEAT:-2}" 2>>"$out/bench-errors" | tee -a "$report"
 done
+
+if [ -e "$out/failed" ]; then
+    say "failed: $(tr '\n' ' ' <"$out/failed")"
+    exit 1
+fi

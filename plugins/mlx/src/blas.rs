@@ -5,7 +5,9 @@
 //! it is loaded, it comes before the BLAS in the order in which the system looks for what MLX calls, so MLX gets
 //! these. All else (complex products, LAPACK) stays with the libraries that came with MLX.
 
+use std::error::Error;
 use std::ffi::c_int;
+use std::sync::OnceLock;
 
 use gemm::Parallelism;
 
@@ -39,6 +41,18 @@ impl Strides {
     }
 }
 
+/// Starts the threads. Whether there are any: where the system gives none, everything is done on the caller's; to ask
+/// for them only when they are needed would be a panic in a function of C.
+pub fn begin() -> bool {
+    static STARTED: OnceLock<bool> = OnceLock::new();
+    *STARTED.get_or_init(|| {
+        // With no cause below it, the error is that they were started before.
+        rayon::ThreadPoolBuilder::new()
+            .build_global()
+            .map_or_else(|error| error.source().is_none(), |()| true)
+    })
+}
+
 /// A call, understood: sizes m, n, k and the strides of a, b, c.
 struct Call {
     m: usize,
@@ -68,7 +82,7 @@ impl Call {
     }
 
     fn parallelism(&self) -> Parallelism {
-        match self.m.saturating_mul(self.n).saturating_mul(self.k) > SERIAL {
+        match self.m.saturating_mul(self.n).saturating_mul(self.k) > SERIAL && begin() {
             true => Parallelism::Rayon(0), // as many as there are
             false => Parallelism::None,
         }

@@ -37,10 +37,8 @@ pub struct Compiled {
 impl Compiled {
     pub fn new(mlx: Rc<Mlx>, program: Program, compile: bool) -> Result<Compiled, Error> {
         let needed = plan::needed(&program);
-        let argument = |value: ValueId| program.args().iter().position(|arg| arg.value == value);
         let (spans, sums) = (Spans::of(&program), Rc::new(Sums::of(&program, &mlx)));
-        let position = |update: &finetune_plugin_api::program::Update| argument(update.state);
-        let updated = program.updates().iter().filter_map(position).collect();
+        let updated = plan::updated(&program);
         let waypoints = waypoints::of(&program, &needed, mlx.gpu);
         let groups = groups(&program, &needed, &waypoints);
         let report = peak(&program, &ops::plan_options(mlx.gpu));

@@ -92,7 +92,9 @@ pub struct MlxDevice {
 impl MlxDevice {
     pub(crate) fn new(found: Found, compile: bool) -> Result<MlxDevice, Error> {
         let mlx = Rc::new(Mlx::on(found.gpu, found.index)?);
-        let total = found.memory().total;
+        let total = found.memory()?.total;
+        #[cfg(target_os = "linux")]
+        crate::blas::begin();
         limit_memory(&found, total)?;
         Ok(MlxDevice { mlx, held: Rc::default(), room: 0, found, compile, total })
     }
@@ -112,7 +114,33 @@ impl MlxDevice {
                 mlx::eval(&[&oldest])?;
             }
         }
-        Ok(())
+        self.check_limit()
+    }
+
+    /// MLX takes its memory limit for a guideline, and where the system gives no more, Metal ends the process.
+    fn check_limit(&self) -> Result<(), Error> {
+        let active = || mlx_rs::memory::active_memory().map_err(|_| mlx::failure());
+        let limit = memory_limit(self.total);
+        if limit == 0 || active()? <= limit {
+            return Ok(());
+        }
+        self.mlx.synchronize()?;
+        match active()? {
+            active if active > limit => Err(Error::out_of_memory(format!(
+                "MLX has {} MiB in use; {} MiB are what it may use here",
+                active >> 20,
+                limit >> 20
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// On the processor MLX does not look whether it was given memory: asked before, it is an error.
+    fn check_room(&self, compiled: &Compiled) -> Result<(), Error> {
+        let room = compiled.room();
+        let has_room = self.found.gpu || Vec::<u8>::new().try_reserve_exact(room).is_ok();
+        let error = || Error::out_of_memory(format!("there are no {} MiB for a run of MLX", room >> 20));
+        if has_room { Ok(()) } else { Err(error().untouched()) }
     }
 
     /// Begins the computation of results part by part. Left to itself MLX computes all of them last, and what they are
@@ -160,15 +188,20 @@ impl Drop for MlxDevice {
     }
 }
 
+/// Bytes that may be in use of so many; 0 where that is not known.
+fn memory_limit(total: u64) -> usize {
+    usize::try_from(total).unwrap_or(usize::MAX) / 100 * 95
+}
+
 /// MLX keeps freed memory for reuse, and by default as much as there is. What is kept is bounded, so that a run
-/// over many shapes does not grow without end; and MLX says that memory is short before the driver does.
+/// over many shapes does not grow without end; and from the limit on MLX gives kept memory back before it takes more.
 fn limit_memory(found: &Found, total: u64) -> Result<(), Error> {
     if !found.gpu || total == 0 {
         return Ok(());
     }
-    let total = usize::try_from(total).unwrap_or(usize::MAX);
     let failed = |_| mlx::failure();
-    mlx_rs::memory::set_memory_limit(total / 100 * 95).map_err(failed)?;
+    mlx_rs::memory::set_memory_limit(memory_limit(total)).map_err(failed)?;
+    let total = usize::try_from(total).unwrap_or(usize::MAX);
     mlx_rs::memory::set_cache_limit(total / 4).map_err(failed)?;
     if cfg!(target_os = "macos") {
         // Systems before macOS 15 cannot; then memory is wired as the system sees fit.
@@ -256,12 +289,17 @@ impl Device for MlxDevice {
         Ok(compiled)
     }
 
+    fn details(&self, compiled: &Compiled) -> JsonObject {
+        JsonObject::from_iter([("workspace_bytes".into(), compiled.room().into())])
+    }
+
     fn run(
         &mut self,
         compiled: &mut Compiled,
         arguments: &mut [Bound<'_, Buffer>],
         outputs: &mut [&mut Buffer],
     ) -> Result<(), Error> {
+        self.check_room(compiled)?;
         let known: Vec<_> = arguments.iter().map(|bound| bound.get().known.as_deref()).collect();
         let facts = compiled.facts(&known);
         let arrays: Vec<Array> =
@@ -288,7 +326,7 @@ impl Device for MlxDevice {
         let peak = mlx_rs::memory::peak_memory().map_err(failed)? as u64;
         let cached = mlx_rs::memory::cache_memory().map_err(failed)? as u64;
         let available =
-            if self.found.gpu { self.total.saturating_sub(used) } else { self.found.memory().available };
+            if self.found.gpu { self.total.saturating_sub(used) } else { self.found.memory()?.available };
         Ok(MemoryInfo { used, peak: peak.max(used), cached, total: self.total, available })
     }
 

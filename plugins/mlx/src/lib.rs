@@ -34,20 +34,17 @@ impl Plugin for Mlx {
     type Device = MlxDevice;
 
     fn probe() -> Result<Vec<DeviceDescription>, Error> {
-        mlx::prepare();
-        Ok(probe::devices().iter().map(probe::Found::describe).collect())
+        mlx::prepare()?;
+        probe::devices().iter().map(probe::Found::describe).collect()
     }
 
     fn open(index: u32, options: &Options) -> Result<MlxDevice, Error> {
-        mlx::prepare();
+        mlx::prepare()?;
         let devices = probe::devices();
         let count = devices.len();
-        let found = devices.into_iter().nth(index as usize).ok_or_else(|| {
-            Error::invalid_argument(format!(
-                "there is no mlx device {index}; there are {count}, counted from 0"
-            ))
-        })?;
-        let asked = std::env::var("FINETUNE_MLX_COMPILE").ok().map(|value| value == "1");
+        let found = devices.into_iter().nth(index as usize);
+        let found = found.ok_or_else(|| Error::no_such_device(index, count))?;
+        let asked = mlx::switch("FINETUNE_MLX_COMPILE")?;
         let compile = options.get::<bool>("compile")?.or(asked).unwrap_or(found.gpu);
         MlxDevice::new(found, compile)
     }

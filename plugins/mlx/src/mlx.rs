@@ -14,10 +14,9 @@ mod calls;
 mod closure;
 mod failure;
 mod info;
+mod prepare;
 
 use std::ffi::c_int;
-use std::path::PathBuf;
-use std::sync::Once;
 
 use finetune_plugin_api::export::Error;
 use finetune_plugin_api::program::DType;
@@ -26,62 +25,9 @@ use mlx_sys::{mlx_array, mlx_dtype, mlx_vector_array};
 
 pub use calls::Mlx;
 pub use closure::Closure;
-use failure::keep_message;
 pub use failure::{check, failure};
 pub use info::{DeviceInfo, device_count, is_available, version};
-
-/// To be called before anything else of MLX: f32 means f32, and an error is kept instead of ending the process,
-/// as MLX would have it.
-pub fn prepare() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let tf32 = std::env::var_os("FINETUNE_MLX_TF32").is_some_and(|value| value == "1");
-        // SAFETY: MLX has not been used, so nothing of it reads the environment now; the host's worker opens its
-        // device before it starts threads that do.
-        let set = |name: &str, value: &str| unsafe { std::env::set_var(name, value) };
-        set("MLX_ENABLE_TF32", if tf32 { "1" } else { "0" });
-        let default = |name: &str, value: &str| {
-            if std::env::var_os(name).is_none() {
-                set(name, value);
-            }
-        };
-        // On CUDA, MLX keeps a graph of each sequence of kernels, and by default fails when it has met more than
-        // twice 400 of them. Each length of rows has its own, and so has generation.
-        default("MLX_CUDA_GRAPH_CACHE_SIZE", "2000");
-        default("MLX_ENABLE_CACHE_THRASHING_CHECK", "0");
-        if cfg!(target_os = "linux") {
-            // There, what a kernel reads is kept until all kernels that were handed over with it are done: so few at a
-            // time that memory comes back while others wait for it. (Metal has a default of its own for each chip.)
-            default("MLX_MAX_MB_PER_BUFFER", "200");
-        }
-        // mlx-rs sets its own handler at its first call; this one has to come after it.
-        let _ = mlx_rs::memory::active_memory();
-        // SAFETY: the handler is a function of this library, which is never unloaded.
-        unsafe { mlx_sys::mlx_set_error_handler(Some(keep_message), std::ptr::null_mut(), None) };
-        // MLX would make equal expressions one: what the backward pass computes again, in f32 even, would be kept
-        // from the forward pass on, for every layer. A program says itself what is computed once.
-        // SAFETY: sets a number.
-        unsafe { mlx_sys::mlx_set_compile_mode(mlx_sys::mlx_compile_mode__MLX_COMPILE_MODE_NO_SIMPLIFY) };
-        if let Some(folder) = kernels_folder() {
-            default("MLX_PTX_CACHE_DIR", &folder);
-        }
-    });
-}
-
-/// Where MLX for CUDA keeps the kernels that it has compiled, a minute or two of work: in the user's cache, by version
-/// and architecture. MLX's own choice is a folder of a fixed name in the system's for temporary files, where another
-/// user may have put something else.
-fn kernels_folder() -> Option<String> {
-    if !cfg!(target_os = "linux") || !is_available(true, 0) {
-        return None;
-    }
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
-    let info = DeviceInfo::of(true, 0).ok()?;
-    let architecture = info.text(c"architecture").or_else(|| info.text(c"compute_capability"))?;
-    let path = cache.join("finetune").join(format!("mlx-{}-{architecture}", version()));
-    path.to_str().map(str::to_owned)
-}
+pub use prepare::{prepare, switch};
 
 pub fn dtype(dtype: DType) -> Result<mlx_dtype, Error> {
     Ok(match dtype {

@@ -1,6 +1,8 @@
 //! Which devices MLX can use here.
 
-use finetune_plugin_api::export::{DeviceDescription, JsonObject};
+use std::ffi::CStr;
+
+use finetune_plugin_api::export::{DeviceDescription, Error, JsonObject};
 use finetune_plugin_api::machine::{Machine, MainMemory};
 use finetune_plugin_api::program::DType;
 
@@ -21,24 +23,26 @@ pub fn devices() -> Vec<Found> {
 }
 
 impl Found {
-    pub fn describe(&self) -> DeviceDescription {
-        let info = self.gpu.then(|| DeviceInfo::of(true, self.index).ok()).flatten();
+    /// # Errors
+    /// MLX cannot say what the device is: something of its own is missing, or the driver.
+    pub fn describe(&self) -> Result<DeviceDescription, Error> {
+        let info = self.info()?;
         let mut details = JsonObject::new();
         details.insert("mlx".into(), mlx::version().into());
         if let Some(info) = &info {
-            for (key, name) in
-                [(c"architecture", "architecture"), (c"compute_capability", "compute_capability")]
-            {
-                if let Some(value) = info.text(key) {
-                    details.insert(name.into(), value.into());
-                }
-            }
-            if let Some(bytes) = info.size(c"max_recommended_working_set_size") {
-                details.insert("working_set_bytes".into(), bytes.into());
-            }
+            let text = |name: &CStr| info.text(name);
+            let family = text(c"architecture").as_deref().and_then(metal_family);
+            let texts = [
+                ("architecture", text(c"architecture")),
+                ("compute_capability", text(c"compute_capability")),
+                ("metal_family", family.map(str::to_owned)),
+            ];
+            details.extend(texts.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
+            let working_set = info.size(c"max_recommended_working_set_size");
+            details.extend(working_set.map(|bytes| ("working_set_bytes".into(), bytes.into())));
         }
-        let memory = self.memory();
-        DeviceDescription {
+        let memory = self.memory()?;
+        Ok(DeviceDescription {
             name: self.name(info.as_ref()),
             kind: self.kind().into(),
             memory_total: memory.total,
@@ -46,7 +50,12 @@ impl Found {
             unified: self.unified(),
             dtypes: vec![DType::F32, DType::Bf16, DType::F16, DType::U32, DType::Bool],
             details,
-        }
+        })
+    }
+
+    /// What MLX knows of a GPU.
+    fn info(&self) -> Result<Option<DeviceInfo>, Error> {
+        self.gpu.then(|| DeviceInfo::of(true, self.index)).transpose()
     }
 
     fn kind(&self) -> &'static str {
@@ -71,15 +80,39 @@ impl Found {
     }
 
     /// What may be used, and what of it is free.
-    pub fn memory(&self) -> MainMemory {
+    pub fn memory(&self) -> Result<MainMemory, Error> {
         let main = Machine::new().memory();
-        let info = self.gpu.then(|| DeviceInfo::of(true, self.index).ok()).flatten();
-        let Some(info) = info else { return main };
+        let Some(info) = self.info()? else { return Ok(main) };
         if self.unified() {
             let total = info.size(c"max_recommended_working_set_size").unwrap_or(main.total);
-            return MainMemory { total, available: total.min(main.available) };
+            return Ok(MainMemory { total, available: total.min(main.available) });
         }
         let total = info.size(c"total_memory").or_else(|| info.size(c"memory_size")).unwrap_or(0);
-        MainMemory { total, available: info.size(c"free_memory").unwrap_or(total) }
+        Ok(MainMemory { total, available: info.size(c"free_memory").unwrap_or(total) })
+    }
+}
+
+/// The newest family of Apple's GPUs that a chip belongs to, by MLX's name of its architecture (`applegpu_g13s` is an
+/// M1 Max); from Apple's Metal Feature Set Tables.
+fn metal_family(architecture: &str) -> Option<&'static str> {
+    let generation = architecture.strip_prefix("applegpu_g")?.get(..2)?;
+    Some(match generation {
+        "13" => "apple7",
+        "14" => "apple8",
+        "15" | "16" => "apple9",
+        "17" => "apple10",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chips_have_the_family_of_their_generation() {
+        assert_eq!(metal_family("applegpu_g13s"), Some("apple7"));
+        assert_eq!(metal_family("applegpu_g16p"), Some("apple9"));
+        assert_eq!([metal_family("applegpu_g9"), metal_family("sm_90a")], [None, None]);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use finetune_plugin_api::plan;
 use finetune_plugin_api::program::{DType, Op, Program, ValueId};
 
 use crate::mlx::Mlx;
@@ -68,22 +69,12 @@ impl Sums {
 struct Search<'a> {
     program: &'a Program,
     gpu: bool,
-    /// For every value, how often it is read, and the node that makes it.
-    reads: Vec<usize>,
-    maker: Vec<Option<usize>>,
+    uses: plan::Uses,
 }
 
 impl<'a> Search<'a> {
     fn new(program: &'a Program, gpu: bool) -> Search<'a> {
-        let mut reads = vec![0; program.types().len()];
-        let mut maker = vec![None; program.types().len()];
-        for (at, node) in program.nodes().iter().enumerate() {
-            node.operands.iter().for_each(|operand| reads[operand.index()] += 1);
-            node.results.iter().for_each(|result| maker[result.index()] = Some(at));
-        }
-        program.updates().iter().for_each(|update| reads[update.value.index()] += 1);
-        program.outputs().iter().for_each(|output| reads[output.value.index()] += 1);
-        Search { program, gpu, reads, maker }
+        Search { program, gpu, uses: plan::Uses::of(program) }
     }
 
     fn takes(&self, value: ValueId) -> bool {
@@ -93,7 +84,7 @@ impl<'a> Search<'a> {
 
     /// Adds a value to a sum, as its own terms where nothing else reads it.
     fn expand(&self, value: ValueId, sum: &mut Sum, parts: &mut Vec<usize>) {
-        let maker = self.maker[value.index()].filter(|_| self.reads[value.index()] == 1);
+        let maker = self.uses.maker(value).filter(|_| self.uses.readers(value) == 1);
         let Some(at) = maker else { return sum.values.push(value) };
         let node = &self.program.nodes()[at];
         match node.op {

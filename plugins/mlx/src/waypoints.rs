@@ -33,10 +33,7 @@ fn parts(program: &Program, needed: &[bool]) -> Vec<ValueId> {
 
 /// Along stretches without a result (a forward pass) the values that are kept for long anyway.
 fn kept<'a>(program: &Program, needed: &[bool], asked: impl Iterator<Item = &'a ValueId>) -> Vec<ValueId> {
-    let mut last_read = vec![0; program.types().len()];
-    for (at, node) in program.nodes().iter().enumerate() {
-        node.operands.iter().for_each(|operand| last_read[operand.index()] = at);
-    }
+    let uses = plan::Uses::of(program);
     let mut is_asked = vec![false; program.types().len()];
     asked.for_each(|value| is_asked[value.index()] = true);
     let (mut found, mut since) = (Vec::new(), 0);
@@ -46,7 +43,8 @@ fn kept<'a>(program: &Program, needed: &[bool], asked: impl Iterator<Item = &'a 
             since = 0;
         }
         let Some(&first) = node.results.first() else { continue };
-        let is_kept = needed[first.index()] && last_read[first.index()] > at + STRETCH;
+        let is_kept =
+            needed[first.index()] && uses.last_reader(first).is_some_and(|last| last > at + STRETCH);
         if since >= STRETCH && is_kept && program.ty(first).elements() > 1 {
             found.push(first);
             since = 0;

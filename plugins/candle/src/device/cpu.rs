@@ -4,7 +4,7 @@ use candle_core::Device as Placed;
 use finetune_plugin_api::export::{DeviceDescription, Error, MemoryInfo};
 use finetune_plugin_api::machine::Machine;
 
-use super::{DTYPES, absent};
+use super::DTYPES;
 
 /// What is asked for memory.
 pub struct Figures(Machine);
@@ -15,7 +15,7 @@ pub fn probe() -> Result<Vec<DeviceDescription>, Error> {
 
 pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
     if index != 0 {
-        return Err(absent(index, 1));
+        return Err(Error::no_such_device(index, 1));
     }
     Ok((Placed::Cpu, Figures(Machine::new())))
 }

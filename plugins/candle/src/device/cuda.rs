@@ -6,7 +6,7 @@ use candle_core::cuda_backend::cudarc::cublas::sys as cublas;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result, sys};
 use finetune_plugin_api::export::{DeviceDescription, Error, JsonObject, MemoryInfo};
 
-use super::{DTYPES, absent};
+use super::DTYPES;
 use crate::device::failure;
 
 /// What is asked for memory.
@@ -46,7 +46,7 @@ pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
     result::init().map_err(unavailable)?;
     let count = usize::try_from(CudaContext::device_count().map_err(unavailable)?).unwrap_or(0);
     if index as usize >= count {
-        return Err(absent(index, count));
+        return Err(Error::no_such_device(index, count));
     }
     let placed = Placed::new_cuda_with_stream(index as usize).map_err(failure)?;
     #[allow(unsafe_code)]

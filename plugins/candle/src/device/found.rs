@@ -1,13 +1,8 @@
 //! Which devices there are, how one is opened and what memory it has: the only part that knows the kind.
 
-use finetune_plugin_api::export::Error;
 use finetune_plugin_api::program::DType;
 
 const DTYPES: [DType; 5] = [DType::F32, DType::Bf16, DType::F16, DType::U32, DType::Bool];
-
-fn absent(index: u32, count: usize) -> Error {
-    Error::invalid_argument(format!("there is no such device {index}; there are {count}, counted from 0"))
-}
 
 #[cfg(not(any(feature = "cuda", feature = "metal")))]
 #[path = "cpu.rs"]

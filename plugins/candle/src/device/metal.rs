@@ -7,7 +7,7 @@ use finetune_plugin_api::machine::Machine;
 use objc2_foundation::NSProcessInfo;
 use objc2_metal::{MTLDevice, MTLGPUFamily};
 
-use super::{DTYPES, absent};
+use super::DTYPES;
 use crate::device::failure;
 
 /// Apple's GPUs since the M1, by what Metal calls what they can do. All have 32 threads to a SIMD group, on which the
@@ -91,7 +91,7 @@ impl Found {
 pub fn open(index: u32) -> Result<(Placed, Figures), Error> {
     let found = found()?;
     let count = found.len();
-    let chosen = found.get(index as usize).ok_or_else(|| absent(index, count))?;
+    let chosen = found.get(index as usize).ok_or_else(|| Error::no_such_device(index, count))?;
     let placed = Placed::new_metal(chosen.ordinal).map_err(failure)?;
     Ok((placed, Figures(Machine::new())))
 }

@@ -27,7 +27,7 @@ impl Closure {
         })
     }
 
-    /// The same function, traced once for the shapes that it meets, simplified and fused.
+    /// The same function, traced once for the shapes that it meets, and fused.
     pub fn compiled(&self) -> Result<Closure, Error> {
         // SAFETY: an empty handle that `mlx_compile` fills.
         let mut compiled = Closure(unsafe { mlx_sys::mlx_closure_new() });

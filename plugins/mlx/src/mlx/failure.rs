@@ -37,37 +37,11 @@ pub fn failure() -> Error {
 fn from_message(message: &str) -> Error {
     // Where in the C interface it was caught says nothing to a person.
     let text = message.rsplit_once(" at /").map_or(message, |(text, _)| text);
-    let lower = text.to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if says(&OUT_OF_MEMORY) {
-        return Error::out_of_memory(format!("MLX: {text}"));
+    match super::prepare::forget_broken_kernels(text) {
+        None => Error::from_driver("MLX", text),
+        Some(done) => Error::internal(format!("MLX failed: {text}; {done}")),
     }
-    if says(&DEVICE_LOST) {
-        return Error::device_lost(format!("MLX: {text}"));
-    }
-    Error::internal(format!("MLX: {text}"))
 }
-
-/// What MLX, Metal, CUDA and its libraries say, in lower case, when memory is short.
-const OUT_OF_MEMORY: [&str; 6] = [
-    "out of memory",
-    "insufficient memory",
-    "unable to allocate",
-    "bad_alloc",
-    "maximum allowed buffer",
-    "status_alloc_failed",
-];
-
-/// And when nothing more can be done on the device by this process.
-const DEVICE_LOST: [&str; 7] = [
-    "device lost",
-    "device was lost",
-    "device removed",
-    "context is destroyed",
-    "illegal memory access",
-    "unspecified launch failure",
-    "hardware error",
-];
 
 pub fn check(status: c_int) -> Result<(), Error> {
     if status == 0 { Ok(()) } else { Err(failure()) }
@@ -79,21 +53,12 @@ mod tests {
 
     use super::*;
 
-    /// The host makes batches smaller when memory is short, and goes on elsewhere when a device is lost.
+    /// What MLX says ends with where it was caught, which is left out.
     #[test]
-    fn messages_have_the_kind_that_the_host_acts_on() {
-        let kind = |message: &str| from_message(message).kind();
-        for message in [
-            "[malloc_async] Unable to allocate 8589934592 bytes. at /src/mlx/c/transforms.cpp:73",
-            "[METAL] Command buffer execution failed: Insufficient Memory (00000008)",
-            "[metal::malloc] Attempting to allocate 1 bytes which is greater than the maximum allowed buffer size",
-            "cudaMallocManaged failed: out of memory.",
-            "cublasLtMatmul failed: CUBLAS_STATUS_ALLOC_FAILED",
-        ] {
-            assert_eq!(kind(message), ErrorKind::OutOfMemory, "{message}");
-        }
-        let lost = "cudaStreamSynchronize(stream_) failed: an illegal memory access was encountered";
-        assert_eq!(kind(lost), ErrorKind::DeviceLost);
-        assert_eq!(kind("[matmul] Last dimension of first input must match"), ErrorKind::Internal);
+    fn messages_keep_what_a_person_can_use() {
+        let error =
+            from_message("[malloc_async] Unable to allocate 8 bytes. at /src/mlx/c/transforms.cpp:73");
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert_eq!(error.message(), "MLX could not allocate: [malloc_async] Unable to allocate 8 bytes.");
     }
 }

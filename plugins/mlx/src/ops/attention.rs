@@ -43,7 +43,7 @@ fn seen(step: &Step, shape: &AttentionShape) -> Result<Array, Error> {
         seen = mlx.and(&seen, &mlx.le(&key, &at)?)?;
     }
     if window != 0 {
-        // In i64 or with a start near 2^32 nothing may wrap: j + window > p is j > p - window.
+        // With a start near 2^32 nothing may wrap: j + window > p is j > p - window.
         let window = scalar_u32(u32::try_from(window).unwrap_or(u32::MAX))?;
         let within = mlx.gt(&mlx.to_u64(&mlx.add(&key, &window)?)?, &mlx.to_u64(&at)?)?;
         seen = mlx.and(&seen, &within)?;

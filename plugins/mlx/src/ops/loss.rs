@@ -11,12 +11,17 @@ use crate::mlx::{Array, Mlx};
 /// Logits that are there at a time, in elements: large enough for the products to be efficient.
 const LOGITS: usize = 64 << 20;
 
-/// The logits of a chunk in their type and, in f32, as exponentials and as gradient.
-pub fn workspace() -> Vec<Term> {
+/// The logits of a chunk in their type and, in f32, as exponentials and as gradient; on the processor each step from
+/// one to the other is an array.
+pub fn workspace(gpu: bool) -> Vec<Term> {
     let logits =
         |bytes: usize| Term { bytes, dims: vec![(0, 0), (1, 0)], most: bytes * LOGITS, ..Term::default() };
     let dweight = Term { bytes: 4, dims: vec![(1, 0), (1, 1)], result: Some(2), ..Term::default() };
-    vec![logits(12), dweight]
+    if gpu {
+        return vec![logits(12), dweight];
+    }
+    let wide = |i| Term { bytes: 4, dims: vec![(i, 0), (i, 1)], half: Some(i), ..Term::default() };
+    vec![logits(20), dweight, wide(0), wide(1)]
 }
 
 /// Rows whose logits are there at a time.

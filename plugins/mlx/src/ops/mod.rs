@@ -119,15 +119,36 @@ const IN_PLACE: &[&str] = &[
     "adamw",
 ];
 
+/// On the processor: how many arrays as large as its first operand an op has beside operands and results, at most.
+const STEPS: &[(&str, usize)] = &[
+    ("softmax_grad", 3),
+    ("rms_norm", 2),
+    ("rms_norm_grad", 4),
+    ("layer_norm", 2),
+    ("layer_norm_grad", 5),
+    ("rope", 3),
+    ("activation", 5),
+    ("activation_grad", 7),
+    ("gated", 4),
+    ("gated_grad", 7),
+    ("dropout", 3),
+    ("cross_entropy", 3),
+];
+
 /// How the host foresees the memory of a run. MLX places arrays by itself, at addresses that are multiples of a
 /// page for large ones; the order is the program's as far as one op needs another.
 pub fn plan_options(gpu: bool) -> PlanOptions {
     let mut workspace: BTreeMap<String, Vec<Term>> = BTreeMap::new();
-    workspace.insert("linear_cross_entropy".into(), loss::workspace());
+    workspace.insert("linear_cross_entropy".into(), loss::workspace(gpu));
     workspace.insert("attention".into(), attention::workspace(12));
     workspace.insert("attention_grad".into(), attention::workspace(24));
     if !gpu {
         workspace.insert("matmul".into(), matmul::workspace());
+        // Each step of these is an array of its own there, in f32.
+        for (op, arrays) in STEPS {
+            let dims = vec![(0, 0), (0, 1), (0, 2), (0, 3)];
+            workspace.insert((*op).into(), vec![Term { bytes: 4 * arrays, dims, ..Term::default() }]);
+        }
     }
     PlanOptions {
         strided_views: true,
