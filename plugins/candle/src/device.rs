@@ -121,14 +121,14 @@ pub fn check_room(placed: &Placed, bytes: usize, what: impl Display) -> Result<(
     Err(Error::out_of_memory(format!("there are no {bytes} bytes for {what}")))
 }
 
-/// How the host foresees the memory of a run. Nothing is promised to be in place: whether it is depends on what else
-/// reads the operand.
+/// How the host foresees the memory of a run.
 pub fn plan_options(placed: &Placed) -> PlanOptions {
     PlanOptions {
         strided_views: true,
         direct_outputs: true,
         direct_state: true,
         align: 256,
+        in_place: ops::workspace::in_place(placed).iter().map(ToString::to_string).collect(),
         workspace: ops::workspace::of(placed),
         ..PlanOptions::default()
     }

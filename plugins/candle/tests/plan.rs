@@ -8,7 +8,7 @@ use finetune_candle::Candle;
 use finetune_plugin_api::conformance::Random;
 use finetune_plugin_api::export::{Bound, Device, JsonObject, Options, Plugin, serde_json};
 use finetune_plugin_api::plan::{self, PlanOptions};
-use finetune_plugin_api::program::{DType, Program, text};
+use finetune_plugin_api::program::{DType, Program, Role, text};
 
 static USED: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
@@ -95,6 +95,20 @@ fn programs() -> Vec<(String, Program)> {
              %9 = sum_squares(%7) : f32[]\n\
              output \"y\" = %8\noutput \"dw\" = %4\noutput \"s\" = %9\n",
         );
+        let states = ["p", "m", "v"].iter().enumerate();
+        let states = states.map(|(i, name)| format!("%{i} = state \"{name}\" : f32[900,700]\n"));
+        let scalars = ["scale", "lr", "c1", "c2"].iter().enumerate();
+        let scalars = scalars.map(|(i, name)| format!("%{} = input \"{name}\" : f32[]\n", i + 4));
+        add(
+            "optimizer",
+            &(states.collect::<String>()
+                + "%3 = input \"g\" : f32[900,700]\n"
+                + &scalars.collect::<String>()
+                + "%8, %9, %10 = adamw(%0, %1, %2, %3, %4, %5, %6, %7) \
+                   {beta1 = 0.9, beta2 = 0.99, eps = 1e-8, weight_decay = 0.1} : \
+                   f32[900,700], f32[900,700], f32[900,700]\n\
+                   update %0 = %8\nupdate %1 = %9\nupdate %2 = %10\n"),
+        );
     }
     programs
 }
@@ -126,7 +140,11 @@ fn a_run_stays_below_its_plan() {
         let types = program.outputs().iter().map(|output| program.ty(output.value));
         let mut outputs: Vec<_> = types.map(|ty| device.allocate(ty).unwrap()).collect();
         let mut run = |device: &mut <Candle as Plugin>::Device| {
-            let mut bound: Vec<_> = buffers.iter().map(Bound::Shared).collect();
+            let bound = buffers.iter_mut().zip(program.args()).map(|(buffer, arg)| match arg.role {
+                Role::State => Bound::Mut(buffer),
+                _ => Bound::Shared(buffer),
+            });
+            let mut bound: Vec<_> = bound.collect();
             let mut into: Vec<_> = outputs.iter_mut().collect();
             device.run(&mut compiled, &mut bound, &mut into).unwrap();
         };

@@ -39,6 +39,13 @@ fn for_result(result: usize, term: Term) -> Term {
     Term { result: Some(result), ..term }
 }
 
+/// Ops that write their results over operands whenever nothing else reads those: what the optimizer updates and, on a
+/// GPU, sums, among them those of gradients. There more ops do (`Step::over`), but not wherever a plan would have them do
+/// it: for those it is a bound.
+pub fn in_place(placed: &Placed) -> &'static [&'static str] {
+    if kernel::on_gpu(placed) { &["adamw", "add"] } else { &["adamw"] }
+}
+
 pub fn of(placed: &Placed) -> Table {
     if kernel::on_gpu(placed) { of_gpu() } else { of_processor() }
 }
@@ -108,7 +115,6 @@ fn of_processor() -> Table {
         (&["cross_entropy"], vec![wide(0)]),
         (&["linear_cross_entropy"], losses),
         (&["sum_squares"], vec![wide(0)]),
-        (&["adamw"], vec![widened(3)]),
         (&["dequantize"], vec![sized(4 + NUMBERS, &FIRST_WORDS), wide(1), wide(2)]),
         (
             &["quantized_matmul"],
