@@ -61,7 +61,9 @@ pub fn failure(error: candle_core::Error) -> Error {
 }
 
 fn from_bytes(bytes: &[u8], ty: &TensorType, placed: &Placed) -> Result<Tensor, Error> {
-    Tensor::from_raw_buffer(bytes, candle_type(ty.dtype)?, &ty.shape, placed).map_err(failure)
+    let dtype = candle_type(ty.dtype)?;
+    check_room(placed, ty.bytes(), format_args!("a tensor {ty}"))?;
+    Tensor::from_raw_buffer(bytes, dtype, &ty.shape, placed).map_err(failure)
 }
 
 /// Reads a tensor's bytes from that one on, and no others: what is packed into one buffer is read in many parts.
@@ -113,6 +115,17 @@ fn read_elements(tensor: &Tensor, first: usize, into: &mut [u8]) -> candle_core:
     Ok(())
 }
 
+/// Bytes for a tensor that comes in parts, in main memory.
+fn zeros(ty: &TensorType) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let reserved = bytes.try_reserve_exact(ty.bytes());
+    let none =
+        |_| Error::out_of_memory(format!("there are no {} bytes for the parts of a tensor {ty}", ty.bytes()));
+    reserved.map_err(none)?;
+    bytes.resize(ty.bytes(), 0);
+    Ok(bytes)
+}
+
 /// An error if so many bytes cannot be had for that.
 pub fn check_room(placed: &Placed, bytes: usize, what: impl Display) -> Result<(), Error> {
     if bytes == 0 || found::has_room(placed, bytes) {
@@ -146,7 +159,9 @@ impl CandleDevice {
         let tensor = match &*contents {
             Contents::Whole(tensor) => return Ok(tensor.clone()),
             Contents::Empty => {
-                let dtype = candle_type(buffer.ty.dtype)?;
+                let (ty, dtype) = (&buffer.ty, candle_type(buffer.ty.dtype)?);
+                // Others may have got what was there when it was allocated.
+                check_room(&self.placed, ty.bytes(), format_args!("a tensor {ty}"))?;
                 Tensor::zeros(buffer.ty.shape.as_slice(), dtype, &self.placed).map_err(failure)?
             }
             Contents::Parts(bytes) => from_bytes(bytes, &buffer.ty, &self.placed)?,
@@ -188,10 +203,10 @@ impl Device for CandleDevice {
             return Ok(());
         }
         let mut parts = match buffer.contents.replace(Contents::Empty) {
-            Contents::Empty => vec![0; total],
+            Contents::Empty => zeros(&buffer.ty)?,
             Contents::Parts(parts) => parts,
             Contents::Whole(tensor) => {
-                let mut bytes = vec![0; total];
+                let mut bytes = zeros(&buffer.ty)?;
                 read(&tensor, 0, &mut bytes)?;
                 bytes
             }
@@ -223,7 +238,7 @@ impl Device for CandleDevice {
         outputs: &mut [&mut Buffer],
     ) -> Result<(), Error> {
         let tensors = arguments.iter().map(|bound| self.tensor(bound.get()));
-        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
+        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>().map_err(Error::untouched)?;
         // What they held is not held beside what they get.
         outputs.iter_mut().for_each(|output| {
             output.contents.replace(Contents::Empty);
