@@ -36,6 +36,7 @@ mod object;
 mod poison;
 mod session;
 mod slab;
+mod staged;
 mod thread;
 
 #[doc(hidden)]
@@ -47,6 +48,7 @@ pub use library::{AnyThread, OwnThread, Threading, module};
 pub use library::{ROOT_MODULE_SYMBOL, header};
 pub use meter::{Lease, Meter};
 pub use serde_json;
+pub use staged::Staged;
 
 pub use crate::abi::{ErrorKind, Extension, MemoryInfo};
 use crate::program::{Program, TensorType};

@@ -1,10 +1,12 @@
 //! The device: buffers, memory, compiled programs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use finetune_plugin_api::export::{Bound, Device, Error, HostBytes, JsonObject, MemoryInfo, serde_json};
+use finetune_plugin_api::export::{
+    Bound, Device, Error, HostBytes, JsonObject, MemoryInfo, Staged, serde_json,
+};
 use finetune_plugin_api::plan::PlanOptions;
 use finetune_plugin_api::program::{DType, Program, TensorType};
 
@@ -15,20 +17,11 @@ use crate::probe::Found;
 
 /// A tensor of the device.
 pub struct Buffer {
-    ty: TensorType,
+    contents: Staged<Array>,
     /// Bytes of all buffers of the device; this one's among them.
     held: Rc<Cell<usize>>,
-    contents: RefCell<Contents>,
     /// The elements, where the host wrote them and they are few numbers of type `u32`: programs look at them.
     pub(crate) known: Option<Vec<u32>>,
-}
-
-enum Contents {
-    /// Nothing was written. Takes no memory: an output's array comes with the first run.
-    Empty,
-    /// Being written in parts by the host; what was not is zero.
-    Partly(Vec<u8>),
-    Whole(Array),
 }
 
 /// Bytes over the plan that are not waited for: else small programs would run one part at a time.
@@ -41,31 +34,28 @@ const AHEAD: usize = 32;
 const KNOWN: usize = 1 << 16;
 
 impl Buffer {
-    fn new(device: &MlxDevice, ty: &TensorType, contents: Contents) -> Buffer {
+    fn new(device: &MlxDevice, ty: &TensorType) -> Buffer {
         let held = device.held.clone();
         held.set(held.get().saturating_add(ty.bytes()));
-        Buffer { ty: ty.clone(), held, contents: RefCell::new(contents), known: None }
+        Buffer { contents: Staged::empty(ty), held, known: None }
     }
 
     /// Its array, made if need be.
     fn array(&self, mlx: &Mlx) -> Result<Array, Error> {
-        let mut contents = self.contents.borrow_mut();
-        let array = match &*contents {
-            Contents::Whole(array) => return Ok(array.clone()),
-            Contents::Empty => mlx.zeros(&self.ty.shape, self.ty.dtype)?,
-            Contents::Partly(bytes) => mlx::from_bytes(bytes, &self.ty.shape, self.ty.dtype)?,
-        };
-        *contents = Contents::Whole(array.clone());
-        Ok(array)
+        let TensorType { shape, dtype } = self.contents.ty();
+        self.contents.get(|bytes| match bytes {
+            None => mlx.zeros(shape, *dtype),
+            Some(bytes) => mlx::from_bytes(bytes, shape, *dtype),
+        })
     }
 
-    fn set(&mut self, contents: Contents) {
+    fn set(&mut self, array: Array) {
         self.known = None;
-        self.contents.replace(contents);
+        self.contents.set(array);
     }
 
     fn remember(&mut self, bytes: &[u8]) {
-        if self.ty.dtype == DType::U32 && bytes.len() <= 4 * KNOWN {
+        if self.contents.ty().dtype == DType::U32 && bytes.len() <= 4 * KNOWN {
             let number = |four: &[u8]| u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
             self.known = Some(bytes.chunks_exact(4).map(number).collect());
         }
@@ -74,7 +64,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.held.set(self.held.get().saturating_sub(self.ty.bytes()));
+        self.held.set(self.held.get().saturating_sub(self.contents.ty().bytes()));
     }
 }
 
@@ -157,25 +147,14 @@ impl MlxDevice {
         Ok(())
     }
 
-    /// Reads the bytes that a buffer has now, all of them.
-    fn bytes(&self, buffer: &Buffer) -> Result<Vec<u8>, Error> {
-        if let Contents::Partly(bytes) = &*buffer.contents.borrow() {
-            return Ok(bytes.clone());
-        }
-        let mut bytes = vec![0; buffer.ty.bytes()];
-        self.read(buffer, 0, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn read(&self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
-        let array = buffer.array(&self.mlx)?;
-        mlx::eval(&[&array])?;
+    fn read(&self, array: &Array, offset: usize, into: &mut [u8]) -> Result<(), Error> {
+        mlx::eval(&[array])?;
         // Only where it must be: anything new is computed after all that was begun, and reading a number of the last
         // step would wait for the next.
-        if mlx::is_row_contiguous(&array)? {
-            return mlx::copy_bytes(&array, offset, into);
+        if mlx::is_row_contiguous(array)? {
+            return mlx::copy_bytes(array, offset, into);
         }
-        let array = self.mlx.contiguous(&array)?;
+        let array = self.mlx.contiguous(array)?;
         mlx::eval(&[&array])?;
         mlx::copy_bytes(&array, offset, into)
     }
@@ -237,49 +216,31 @@ impl Device for MlxDevice {
 
     fn allocate(&mut self, ty: &TensorType) -> Result<Buffer, Error> {
         limits(ty)?;
-        Ok(Buffer::new(self, ty, Contents::Empty))
+        Ok(Buffer::new(self, ty))
     }
 
     fn adopt(&mut self, ty: &TensorType, memory: HostBytes) -> Result<Buffer, Error> {
         limits(ty)?;
         let array = mlx::from_bytes(memory.as_slice(), &ty.shape, ty.dtype)?;
-        let mut buffer = Buffer::new(self, ty, Contents::Whole(array));
+        let mut buffer = Buffer::new(self, ty);
+        buffer.set(array);
         buffer.remember(memory.as_slice());
         Ok(buffer)
     }
 
     fn upload(&mut self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        let total = buffer.ty.bytes();
-        if offset == 0 && bytes.len() == total {
-            let array = mlx::from_bytes(bytes, &buffer.ty.shape, buffer.ty.dtype)?;
-            buffer.set(Contents::Whole(array));
+        let TensorType { shape, dtype } = buffer.contents.ty().clone();
+        let make = |bytes: &[u8]| mlx::from_bytes(bytes, &shape, dtype);
+        buffer.known = None;
+        buffer.contents.upload(offset, bytes, make, |array, into| self.read(array, 0, into))?;
+        if offset == 0 && bytes.len() == buffer.contents.ty().bytes() {
             buffer.remember(bytes);
-            return Ok(());
         }
-        let taken = buffer.contents.replace(Contents::Empty);
-        let mut partly = match taken {
-            Contents::Empty => vec![0; total],
-            Contents::Partly(bytes) => bytes,
-            whole => {
-                buffer.contents.replace(whole);
-                self.bytes(buffer)?
-            }
-        };
-        let range = partly.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
-        let range = range.ok_or_else(|| Error::outside(offset, bytes.len()))?;
-        range.copy_from_slice(bytes);
-        // The last part of a tensor that comes in parts: it need not be held twice until it is used.
-        let contents = if offset + bytes.len() == total {
-            Contents::Whole(mlx::from_bytes(&partly, &buffer.ty.shape, buffer.ty.dtype)?)
-        } else {
-            Contents::Partly(partly)
-        };
-        buffer.set(contents);
         Ok(())
     }
 
     fn download(&mut self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
-        self.read(buffer, offset, into)
+        self.read(&buffer.array(&self.mlx)?, offset, into)
     }
 
     fn compile(&mut self, program: Program) -> Result<Compiled, Error> {
@@ -308,11 +269,11 @@ impl Device for MlxDevice {
         let missing = || Error::internal("the closure gave fewer arrays than the program has results");
         let mut each = results.iter().cloned();
         for output in outputs.iter_mut() {
-            output.set(Contents::Whole(each.next().ok_or_else(missing)?));
+            output.set(each.next().ok_or_else(missing)?);
         }
         for &number in compiled.updated() {
             let buffer = arguments.get_mut(number).and_then(Bound::get_mut).ok_or_else(missing)?;
-            buffer.set(Contents::Whole(each.next().ok_or_else(missing)?));
+            buffer.set(each.next().ok_or_else(missing)?);
         }
         // Nothing but the graph holds the old state now, so MLX may write the new one in its place.
         drop(arrays);
