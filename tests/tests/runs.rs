@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use finetune_tests::{
-    assert_close, events, example_plugin, fail, finetune, goldens, json_lines, number, plugins, succeed,
+    assert_close, candle, events, example_plugin, fail, finetune, goldens, json_lines, number, plugins,
+    succeed,
 };
 use serde_json::Value;
 
@@ -200,6 +201,20 @@ fn mlx_plugin_uses_at_most_a_tenth_more_than_planned() {
             assert!(
                 (0.7..1.1).contains(&ratio),
                 "{name} in {precision}: {used} of {planned} bytes were used"
+            );
+        }
+    }
+}
+
+/// What candle's ops hold beside their results is planned and counted too.
+#[test]
+fn candle_plugin_uses_no_more_than_planned() {
+    for precision in ["f32", "bf16"] {
+        for (name, planned, used) in planned_and_used(&candle(), precision) {
+            assert!(used <= planned, "{name} in {precision}: {used} of {planned} bytes were used");
+            assert!(
+                planned <= 1.3 * used,
+                "{name} in {precision}: {planned} bytes were planned, {used} used"
             );
         }
     }

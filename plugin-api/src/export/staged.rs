@@ -73,7 +73,7 @@ impl<T: Clone> Staged<T> {
         let end = offset.checked_add(bytes.len()).filter(|&end| end <= total);
         let end = end.ok_or_else(|| Error::outside(offset, bytes.len()))?;
         if !matches!(contents, Contents::Parts(_)) {
-            let mut parts = vec![0; total];
+            let mut parts = zeros(&self.ty)?;
             if let Contents::Whole(tensor) = contents {
                 read(tensor, &mut parts)?;
             }
@@ -88,6 +88,15 @@ impl<T: Clone> Staged<T> {
         }
         Ok(())
     }
+}
+
+/// Bytes for a tensor that comes in parts, in main memory.
+fn zeros(ty: &TensorType) -> Result<Vec<u8>, Error> {
+    let (total, mut bytes) = (ty.bytes(), Vec::new());
+    let none = |_| Error::out_of_memory(format!("there are no {total} bytes for the parts of a tensor {ty}"));
+    bytes.try_reserve_exact(total).map_err(none)?;
+    bytes.resize(total, 0);
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -69,8 +69,8 @@ impl PlanOptions {
     }
 
     /// Bytes of scratch memory for one node; `stored` gives the stored type of an operand and `needed`
-    /// whether a result is.
-    pub(super) fn node_workspace(
+    /// whether a result is. A back end that allocates op by op counts them as used while the node runs.
+    pub fn node_workspace(
         &self,
         program: &Program,
         node: &Node,

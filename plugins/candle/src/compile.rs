@@ -8,9 +8,9 @@ use std::rc::Rc;
 use candle_core::{Device as Placed, Tensor};
 use finetune_plugin_api::export::{Error, Lease, Meter};
 use finetune_plugin_api::plan::{self, Schedule};
-use finetune_plugin_api::program::{Op, Program, ValueId};
+use finetune_plugin_api::program::{Op, Program, TensorType, ValueId};
 
-use crate::device::failure;
+use crate::device::{check_room, failure, plan_options};
 use crate::fuse::Fused;
 use crate::kernel;
 use crate::ops::{self, Step};
@@ -26,6 +26,10 @@ pub struct Compiled {
     /// Scalars of the program, by node: made once.
     constants: RefCell<HashMap<usize, Tensor>>,
     profile: Option<Profile>,
+    /// Of each value, whether it is an output, which is counted with its buffer.
+    outputs: Vec<bool>,
+    /// Bytes that each node takes beside its operands and results.
+    workspace: Vec<usize>,
 }
 
 /// Memory that values share: a tensor and the views of it.
@@ -67,8 +71,19 @@ impl Compiled {
         let updated = plan::updated(&program);
         // Candle's products on the processor cannot be made in a place that is there.
         let fused = if kernel::on_gpu(placed) { Fused::of(&program) } else { Fused::default() };
+        let schedule = plan::schedule_fused(&program, &fused.into);
+        let options = plan_options(placed);
+        let workspace = program.nodes().iter().map(|node| {
+            let stored = |operand: usize| program.ty(node.operands[operand]).dtype;
+            let needed = |result: usize| schedule.needed[node.results[result].index()];
+            options.node_workspace(&program, node, &stored, &needed)
+        });
+        let mut outputs = vec![false; program.types().len()];
+        program.outputs().iter().for_each(|output| outputs[output.value.index()] = true);
         Compiled {
-            schedule: plan::schedule_fused(&program, &fused.into),
+            outputs,
+            workspace: workspace.collect(),
+            schedule,
             fused,
             updated,
             program,
@@ -165,10 +180,11 @@ impl Run<'_> {
     fn step(&self, step: &plan::Step, values: &mut [Option<Value>]) -> Result<(), Error> {
         let Compiled { program, schedule, .. } = self.compiled;
         let node = &program.nodes()[step.node];
+        let _workspace = self.meter.lease(self.compiled.workspace[step.node]);
         let results = self.execute(step, values)?;
         for (value, result) in node.results.iter().zip(results) {
             let Some(tensor) = result.filter(|_| schedule.needed[value.index()]) else { continue };
-            let memory = self.memory_of(step, &tensor, program.ty(*value).bytes(), values);
+            let memory = self.memory_of(step, &tensor, *value, values);
             values[value.index()] = Some(Value { tensor, memory });
         }
         Ok(())
@@ -179,7 +195,7 @@ impl Run<'_> {
         &self,
         step: &plan::Step,
         tensor: &Tensor,
-        bytes: usize,
+        value: ValueId,
         values: &[Option<Value>],
     ) -> Rc<Memory> {
         let operands = self.compiled.operands(step.node);
@@ -191,7 +207,9 @@ impl Run<'_> {
             Op::Constant => Owner::Program,
             _ => Owner::Run,
         };
-        let lease = (owner == Owner::Run).then(|| self.meter.lease(bytes));
+        let bytes = self.compiled.program.ty(value).bytes();
+        let is_counted = owner == Owner::Run && !self.compiled.outputs[value.index()];
+        let lease = is_counted.then(|| self.meter.lease(bytes));
         Rc::new(Memory { owner, bytes, _lease: lease })
     }
 
@@ -219,6 +237,7 @@ impl Run<'_> {
         let is_argument = |value: &ValueId| {
             operand(value).is_some_and(|value| matches!(value.memory.owner, Owner::Argument(_)))
         };
+        self.check_room(step.node, &operands, &free)?;
         // It may be written, so if the op fails nobody knows what is in it.
         if free.iter().zip(&*operands).any(|(free, value)| *free && is_argument(value)) {
             self.touched.set(true);
@@ -249,5 +268,34 @@ impl Run<'_> {
             constants.borrow_mut().insert(step.node, constant.clone());
         }
         Ok(results)
+    }
+
+    /// Asks for the memory that a node takes before it runs: on the processor to want what is not there ends the process.
+    fn check_room(&self, number: usize, operands: &[ValueId], free: &[bool]) -> Result<(), Error> {
+        let Compiled { program, schedule, workspace, .. } = self.compiled;
+        let node = &program.nodes()[number];
+        let mut bytes = workspace[number];
+        let is_view = matches!(node.op, Op::Reshape | Op::Permute | Op::Broadcast | Op::Slice | Op::Constant);
+        // A result that may lie where an operand lies needs no more, at most one in each. On the processor that is what
+        // the optimizer updates.
+        let is_in_place = kernel::on_gpu(self.placed) || node.op == Op::AdamW;
+        let mut places: Vec<&TensorType> = operands
+            .iter()
+            .zip(free)
+            .filter(|(_, free)| **free && is_in_place)
+            .map(|(value, _)| program.ty(*value))
+            .collect();
+        for result in node.results.iter().filter(|result| !is_view && schedule.needed[result.index()]) {
+            let ty = program.ty(*result);
+            match places.iter().position(|place| *place == ty) {
+                Some(place) => drop(places.swap_remove(place)),
+                None => bytes = bytes.saturating_add(ty.bytes()),
+            }
+        }
+        check_room(
+            self.placed,
+            bytes,
+            format_args!("{}, its results and what it computes with", node.op.name()),
+        )
     }
 }

@@ -2,32 +2,25 @@
 
 mod found;
 
-use std::cell::RefCell;
+use std::fmt::Display;
 
-use candle_core::{DType as CandleType, Device as Placed, Tensor};
-use finetune_plugin_api::export::{Bound, Device, Error, JsonObject, Lease, MemoryInfo, Meter, serde_json};
+use candle_core::{CpuStorage, DType as CandleType, Device as Placed, Storage, Tensor};
+use finetune_plugin_api::export::{
+    Bound, Device, Error, JsonObject, Lease, MemoryInfo, Meter, Staged, serde_json,
+};
 use finetune_plugin_api::plan::PlanOptions;
 use finetune_plugin_api::program::{DType, Program, TensorType};
 
 use crate::compile::Compiled;
-use crate::ops;
+use crate::{kernel, ops};
 
 pub use found::probe;
 
 /// A tensor of the device.
 pub struct Buffer {
-    ty: TensorType,
-    contents: RefCell<Contents>,
+    contents: Staged<Tensor>,
     /// `None` while a run has it, with the state that it updates.
     lease: Option<Lease>,
-}
-
-enum Contents {
-    /// Nothing was written: an output gets its tensor from the first run.
-    Empty,
-    /// Being written in parts; what was not is zero.
-    Parts(Vec<u8>),
-    Whole(Tensor),
 }
 
 /// An open device.
@@ -61,31 +54,79 @@ pub fn failure(error: candle_core::Error) -> Error {
 }
 
 fn from_bytes(bytes: &[u8], ty: &TensorType, placed: &Placed) -> Result<Tensor, Error> {
-    Tensor::from_raw_buffer(bytes, candle_type(ty.dtype)?, &ty.shape, placed).map_err(failure)
+    let dtype = candle_type(ty.dtype)?;
+    check_room(placed, ty.bytes(), format_args!("a tensor {ty}"))?;
+    Tensor::from_raw_buffer(bytes, dtype, &ty.shape, placed).map_err(failure)
 }
 
-fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
-    fn elements<T: candle_core::WithDType, const N: usize>(
-        tensor: &Tensor,
-        bytes: impl Fn(T) -> [u8; N],
-    ) -> candle_core::Result<Vec<u8>> {
-        Ok(tensor.flatten_all()?.to_vec1::<T>()?.into_iter().flat_map(bytes).collect())
-    }
-    let bytes = match tensor.dtype() {
-        CandleType::F32 => elements(tensor, f32::to_le_bytes),
-        CandleType::F16 => elements(tensor, half::f16::to_le_bytes),
-        CandleType::BF16 => elements(tensor, half::bf16::to_le_bytes),
-        CandleType::U32 => elements(tensor, u32::to_le_bytes),
-        _ => elements(tensor, |byte: u8| [byte]),
-    };
-    bytes.map_err(failure)
-}
-
-fn check_room(placed: &Placed, ty: &TensorType) -> Result<(), Error> {
-    if found::has_room(placed, ty.bytes()) {
+/// Reads a tensor's bytes from that one on, and no others: what is packed into one buffer is read in many parts.
+fn read(tensor: &Tensor, offset: usize, into: &mut [u8]) -> Result<(), Error> {
+    let size = tensor.dtype().size_in_bytes();
+    let end = offset.checked_add(into.len()).filter(|&end| end <= tensor.elem_count() * size);
+    let end = end.ok_or_else(|| Error::outside(offset, into.len()))?;
+    if into.is_empty() {
         return Ok(());
     }
-    Err(Error::out_of_memory(format!("there are no {} bytes for a tensor {ty}", ty.bytes())).untouched())
+    let (first, last) = (offset / size, end.div_ceil(size));
+    if (last - first) * size == into.len() {
+        return read_elements(tensor, first, into).map_err(failure);
+    }
+    // It begins or ends within an element.
+    let mut whole = vec![0; (last - first) * size];
+    read_elements(tensor, first, &mut whole).map_err(failure)?;
+    into.copy_from_slice(&whole[offset - first * size..][..into.len()]);
+    Ok(())
+}
+
+/// Reads as many whole elements as there is place for.
+fn read_elements(tensor: &Tensor, first: usize, into: &mut [u8]) -> candle_core::Result<()> {
+    let count = into.len() / tensor.dtype().size_in_bytes();
+    let mut part = tensor.flatten_all()?;
+    if count < part.elem_count() {
+        part = part.narrow(0, first, count)?;
+        // Of what lies on a GPU candle moves all that the memory holds, whatever part of it the tensor is.
+        if kernel::on_gpu(part.device()) {
+            part = ops::copied(&part)?;
+        }
+    }
+    let part = ops::flat(&part)?.to_device(&Placed::Cpu)?;
+    let (storage, layout) = part.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("what was moved here is not here") };
+    let first = layout.start_offset();
+    fn write<T: Copy, const N: usize>(elements: &[T], into: &mut [u8], bytes: impl Fn(T) -> [u8; N]) {
+        let places = into.chunks_exact_mut(N).zip(elements);
+        places.for_each(|(place, &element)| place.copy_from_slice(&bytes(element)));
+    }
+    match storage {
+        CpuStorage::F32(x) => write(&x[first..][..count], into, f32::to_le_bytes),
+        CpuStorage::F16(x) => write(&x[first..][..count], into, half::f16::to_le_bytes),
+        CpuStorage::BF16(x) => write(&x[first..][..count], into, half::bf16::to_le_bytes),
+        CpuStorage::U32(x) => write(&x[first..][..count], into, u32::to_le_bytes),
+        CpuStorage::U8(x) => into.copy_from_slice(&x[first..][..count]),
+        _ => candle_core::bail!("the language has no elements of {:?}", part.dtype()),
+    }
+    Ok(())
+}
+
+/// An error if so many bytes cannot be had for that.
+pub fn check_room(placed: &Placed, bytes: usize, what: impl Display) -> Result<(), Error> {
+    if bytes == 0 || found::has_room(placed, bytes) {
+        return Ok(());
+    }
+    Err(Error::out_of_memory(format!("there are no {bytes} bytes for {what}")))
+}
+
+/// How the host foresees the memory of a run.
+pub fn plan_options(placed: &Placed) -> PlanOptions {
+    PlanOptions {
+        strided_views: true,
+        direct_outputs: true,
+        direct_state: true,
+        align: 256,
+        in_place: ops::workspace::in_place(placed).iter().map(ToString::to_string).collect(),
+        workspace: ops::workspace::of(placed),
+        ..PlanOptions::default()
+    }
 }
 
 /// The buffers of states that a program updates, with their arguments' numbers, in the order of its updates.
@@ -109,17 +150,15 @@ impl CandleDevice {
 
     /// The tensor of a buffer, made if need be.
     fn tensor(&self, buffer: &Buffer) -> Result<Tensor, Error> {
-        let mut contents = buffer.contents.borrow_mut();
-        let tensor = match &*contents {
-            Contents::Whole(tensor) => return Ok(tensor.clone()),
-            Contents::Empty => {
-                let dtype = candle_type(buffer.ty.dtype)?;
-                Tensor::zeros(buffer.ty.shape.as_slice(), dtype, &self.placed).map_err(failure)?
+        let ty = buffer.contents.ty();
+        buffer.contents.get(|bytes| match bytes {
+            Some(bytes) => from_bytes(bytes, ty, &self.placed),
+            None => {
+                // Others may have got what was there when it was allocated.
+                check_room(&self.placed, ty.bytes(), format_args!("a tensor {ty}"))?;
+                Tensor::zeros(&ty.shape[..], candle_type(ty.dtype)?, &self.placed).map_err(failure)
             }
-            Contents::Parts(bytes) => from_bytes(bytes, &buffer.ty, &self.placed)?,
-        };
-        *contents = Contents::Whole(tensor.clone());
-        Ok(tensor)
+        })
     }
 }
 
@@ -134,13 +173,7 @@ impl Device for CandleDevice {
 
     fn properties(&self) -> JsonObject {
         let mut properties = JsonObject::new();
-        let plan = PlanOptions {
-            strided_views: true,
-            direct_outputs: true,
-            direct_state: true,
-            align: 256,
-            ..PlanOptions::default()
-        };
+        let plan = plan_options(&self.placed);
         // The options are plain data: numbers, words and lists always have a JSON form.
         properties.insert("plan".into(), serde_json::to_value(plan).unwrap_or_default());
         properties
@@ -148,39 +181,18 @@ impl Device for CandleDevice {
 
     fn allocate(&mut self, ty: &TensorType) -> Result<Buffer, Error> {
         candle_type(ty.dtype)?;
-        check_room(&self.placed, ty)?;
-        let contents = RefCell::new(Contents::Empty);
-        Ok(Buffer { ty: ty.clone(), contents, lease: Some(self.meter.lease(ty.bytes())) })
+        check_room(&self.placed, ty.bytes(), format_args!("a tensor {ty}")).map_err(Error::untouched)?;
+        Ok(Buffer { contents: Staged::empty(ty), lease: Some(self.meter.lease(ty.bytes())) })
     }
 
     fn upload(&mut self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        let total = buffer.ty.bytes();
-        if offset == 0 && bytes.len() == total {
-            let tensor = from_bytes(bytes, &buffer.ty, &self.placed)?;
-            buffer.contents.replace(Contents::Whole(tensor));
-            return Ok(());
-        }
-        let mut parts = match buffer.contents.replace(Contents::Empty) {
-            Contents::Empty => vec![0; total],
-            Contents::Parts(parts) => parts,
-            Contents::Whole(tensor) => to_bytes(&tensor)?,
-        };
-        let range = parts.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len()));
-        range.ok_or_else(|| Error::outside(offset, bytes.len()))?.copy_from_slice(bytes);
-        // The last part of a tensor that comes in parts: it need not be held twice until it is used.
-        let contents = match offset + bytes.len() == total {
-            true => Contents::Whole(from_bytes(&parts, &buffer.ty, &self.placed)?),
-            false => Contents::Parts(parts),
-        };
-        buffer.contents.replace(contents);
-        Ok(())
+        let ty = buffer.contents.ty().clone();
+        let make = |bytes: &[u8]| from_bytes(bytes, &ty, &self.placed);
+        buffer.contents.upload(offset, bytes, make, |tensor, into| read(tensor, 0, into))
     }
 
     fn download(&mut self, buffer: &Buffer, offset: usize, into: &mut [u8]) -> Result<(), Error> {
-        let bytes = found::scoped(|| to_bytes(&self.tensor(buffer)?))?;
-        let range = bytes.get(offset..).and_then(|rest| rest.get(..into.len()));
-        into.copy_from_slice(range.ok_or_else(|| Error::outside(offset, into.len()))?);
-        Ok(())
+        found::scoped(|| read(&self.tensor(buffer)?, offset, into))
     }
 
     fn compile(&mut self, program: Program) -> Result<Compiled, Error> {
@@ -195,15 +207,16 @@ impl Device for CandleDevice {
         outputs: &mut [&mut Buffer],
     ) -> Result<(), Error> {
         let tensors = arguments.iter().map(|bound| Ok((self.tensor(bound.get())?, None)));
-        let mut tensors: Vec<(Tensor, Option<Lease>)> = tensors.collect::<Result<_, Error>>()?;
+        let tensors: Result<Vec<(Tensor, Option<Lease>)>, Error> = tensors.collect();
+        let mut tensors = tensors.map_err(Error::untouched)?;
         // A buffer that held on to its state would keep the old one beside the new.
         for_states(compiled, arguments, |number, buffer| {
-            buffer.contents.replace(Contents::Empty);
+            buffer.contents.clear();
             tensors[number].1 = buffer.lease.take();
         });
         let ran = found::scoped(|| compiled.run(&self.placed, &self.meter, tensors));
         for_states(compiled, arguments, |_, buffer| {
-            buffer.lease = Some(self.meter.lease(buffer.ty.bytes()));
+            buffer.lease = Some(self.meter.lease(buffer.contents.ty().bytes()));
         });
         let (results, error) = match ran {
             Ok(results) => (results.into_iter().map(Some).collect(), None),
@@ -215,12 +228,12 @@ impl Device for CandleDevice {
         let mut each = results.into_iter();
         if error.is_none() {
             for (output, tensor) in outputs.iter_mut().zip(&mut each) {
-                output.contents.replace(tensor.map_or(Contents::Empty, Contents::Whole));
+                tensor.into_iter().for_each(|tensor| output.contents.set(tensor));
             }
         }
         for_states(compiled, arguments, |_, buffer| {
             if let Some(tensor) = each.next().flatten() {
-                buffer.contents.replace(Contents::Whole(tensor));
+                buffer.contents.set(tensor);
             }
         });
         error.map_or(Ok(()), Err)

@@ -51,6 +51,7 @@ fn emulated_kernels_pass_every_case() {
     assert!(backwards.is_passed(), "threads backwards: {backwards}");
     types_that_no_case_has();
     short_types_between_products();
+    small_blocks();
     let left = emulated::kernels_left();
     assert!(left.is_empty(), "nothing runs the kernels {left:?}");
 }
@@ -92,9 +93,10 @@ fn case(op: &str, attrs: &str, shapes: &[(DType, &[usize])], results: &[(DType, 
     let values: Vec<String> = (shapes.len()..shapes.len() + results.len()).map(value).collect();
     let types: Vec<String> = results.iter().map(shown).collect();
     source += &format!(
-        "{} = {op}({}) {{{attrs}}} : {}\n",
+        "{} = {op}({}){} : {}\n",
         values.join(", "),
         operands.join(", "),
+        if attrs.is_empty() { String::new() } else { format!(" {{{attrs}}}") },
         types.join(", ")
     );
     for (number, value) in values.iter().enumerate() {
@@ -141,4 +143,19 @@ fn short_types_between_products() {
         check(&case);
     }
     emulated::set_narrow(false);
+}
+
+/// As on a Mac whose GPU runs few threads of a kernel that needs many registers: rows so wide that their ops ask for the
+/// most threads there are, and every other case.
+fn small_blocks() {
+    for most in [32, 512] {
+        emulated::set_most_threads(most);
+        let row: (_, &[usize]) = (DType::F32, &[3, 4099]);
+        check(&case("softmax", "", &[row], &[row]));
+        check(&case("softmax_grad", "", &[row, row], &[row]));
+    }
+    emulated::set_most_threads(32);
+    let report = check_device::<Emulated<1>>(0).unwrap();
+    emulated::set_most_threads(1024);
+    assert!(report.is_passed(), "blocks of 32 threads: {report}");
 }

@@ -96,15 +96,43 @@ pub fn scoped<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
+/// What the pool has of the device's memory that this process allocates from, and how much of it is given out.
+struct Pool {
+    reserved: u64,
+    used: u64,
+}
+
+#[allow(unsafe_code)]
+fn pool(device: &CudaDevice) -> Result<Pool, DriverError> {
+    let ordinal = device.cuda_stream().context().cu_device();
+    // SAFETY: the attributes are numbers of 64 bits, and the pool lives as long as the device.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(ordinal)?;
+        let read = |attribute| -> Result<u64, DriverError> {
+            let mut bytes = 0u64;
+            result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast())?;
+            Ok(bytes)
+        };
+        Ok(Pool {
+            reserved: read(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?,
+            used: read(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?,
+        })
+    }
+}
+
 impl Figures {
-    /// The driver keeps freed memory for this process, so what it says is free is less than what can be had.
+    /// The driver keeps freed memory for this process, so what it says is free is less than what can be had: what the
+    /// pool has and does not use can be had too, what other processes hold cannot.
     pub fn memory(&mut self, placed: &Placed, counted: MemoryInfo) -> MemoryInfo {
-        let info = placed
-            .as_cuda_device()
-            .ok()
-            .and_then(|device| device.cuda_stream().context().mem_get_info().ok());
+        let Ok(device) = placed.as_cuda_device() else { return counted };
+        let info = device.cuda_stream().context().mem_get_info();
         let (free, total) = info.map_or((0, 0), |(free, total)| (free as u64, total as u64));
-        let available = total.saturating_sub(counted.used).max(free);
-        MemoryInfo { total, available, ..counted }
+        let pool = pool(device).unwrap_or(Pool { reserved: 0, used: 0 });
+        MemoryInfo {
+            total,
+            available: free + pool.reserved.saturating_sub(pool.used),
+            cached: pool.reserved.saturating_sub(counted.used),
+            ..counted
+        }
     }
 }

@@ -12,19 +12,33 @@ pub mod rope;
 pub mod softmax;
 pub mod words;
 
-use candle_core::{DType as CandleType, Device as Placed, Result, Tensor, WithDType};
+use candle_core::{DType as CandleType, Device as Placed, Result, Storage, Tensor, WithDType};
 use finetune_plugin_api::program::TensorType;
 
 use crate::ops::{Step, candle_type};
 
 /// The elements, one after another.
 fn flat<T: WithDType>(x: &Tensor) -> Result<Vec<T>> {
-    x.flatten_all()?.to_vec1::<T>()
+    mapped(x, |element: T| element)
 }
 
 /// The elements as f32, one after another.
 fn floats(x: &Tensor) -> Result<Vec<f32>> {
-    flat(&x.to_dtype(CandleType::F32)?)
+    match x.dtype() {
+        CandleType::F16 => mapped(x, half::f16::to_f32),
+        CandleType::BF16 => mapped(x, half::bf16::to_f32),
+        CandleType::F32 => flat(x),
+        _ => flat(&x.to_dtype(CandleType::F32)?),
+    }
+}
+
+/// What is made of the elements, in one pass: nothing else is allocated if they lie one after another.
+fn mapped<T: WithDType, U>(x: &Tensor, made: fn(T) -> U) -> Result<Vec<U>> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("an operand is elsewhere") };
+    let all = storage.as_slice::<T>()?;
+    let Some((first, end)) = layout.contiguous_offsets() else { return mapped(&x.contiguous()?, made) };
+    Ok(all[first..end].iter().map(|&element| made(element)).collect())
 }
 
 /// The only element of a scalar.

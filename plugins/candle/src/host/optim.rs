@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, DType as CandleType, InplaceOp2, InplaceOp3, Layou
 use rayon::prelude::*;
 
 use super::{floats, result, scalar, sum};
-use crate::ops::Step;
+use crate::ops::{Step, copied};
 
 pub fn sum_squares(step: &Step) -> Result<Tensor> {
     const PIECE: usize = 32 * 1024;
@@ -29,7 +29,7 @@ struct Update {
     shrink: f32,
 }
 
-fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let (first, end) = contiguous(layout)?;
     Ok(&storage.as_slice::<f32>()?[first..end])
 }
@@ -38,7 +38,7 @@ fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
     layout.contiguous_offsets().ok_or_else(|| candle_core::Error::Msg("state lies in one piece".into()))
 }
 
-fn written<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+pub fn written<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     let (first, end) = contiguous(layout)?;
     match storage {
         CpuStorage::F32(values) => Ok(&mut values[first..end]),
@@ -86,7 +86,7 @@ pub fn adamw(step: &Step) -> Result<Vec<Option<Tensor>>> {
     // What something else still reads is not written.
     let place = |i: usize| match step.free[i] {
         true => Ok(step.operands[i].clone()),
-        false => step.operands[i].copy(),
+        false => copied(step.operands[i]),
     };
     let (param, m, v) = (place(0)?, place(1)?, place(2)?);
     let gradient = step.operands[3].to_dtype(CandleType::F32)?.contiguous()?;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, c_char, c_void};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor};
@@ -14,6 +14,7 @@ use super::{Launch, Numbers, Parameters, elementwise, source};
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
 static IS_NARROW: AtomicBool = AtomicBool::new(false);
+static MOST_THREADS: AtomicUsize = AtomicUsize::new(1024);
 static ORDER: AtomicU32 = AtomicU32::new(0);
 static RAN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
@@ -27,6 +28,11 @@ pub fn switch_on(order: u32) {
 /// Whether what lies between two products of an op is of the operands' type, as on CUDA.
 pub fn set_narrow(is_narrow: bool) {
     IS_NARROW.store(is_narrow, Ordering::SeqCst);
+}
+
+/// How many threads a block of any kernel but a product has at most.
+pub fn set_most_threads(most: usize) {
+    MOST_THREADS.store(most, Ordering::SeqCst);
 }
 
 pub fn is_narrow() -> bool {
@@ -131,13 +137,15 @@ pub fn run(launch: &Launch) -> Result<()> {
             ((&raw const **elementwise).cast(), size_of::<elementwise::Parameters>())
         }
     };
+    let is_product = launch.name.starts_with("product_");
+    let most = if is_product { launch.threads } else { MOST_THREADS.load(Ordering::SeqCst) };
     let call = Call {
         operands: operands.as_ptr(),
         count: operands.len() as u64,
         parameters,
         parameter_bytes: parameter_bytes as u64,
         blocks: launch.blocks as u64,
-        threads: launch.threads as u32,
+        threads: super::threads_within(launch, most)? as u32,
         order: ORDER.load(Ordering::SeqCst),
     };
     #[allow(unsafe_code)]

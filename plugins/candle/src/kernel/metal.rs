@@ -70,14 +70,7 @@ pub fn run(launch: &Launch) -> Result<()> {
     let Some(first) = launch.tensors.first() else { candle_core::bail!("a kernel without tensors") };
     let device = first.device().as_metal_device()?;
     let kernel = kernel(device, launch.name)?;
-    let most = kernel.max_total_threads_per_threadgroup();
-    if launch.threads > most {
-        candle_core::bail!(
-            "{} wants {} threads to a block; this GPU runs {most}",
-            launch.name,
-            launch.threads
-        )
-    }
+    let threads = super::threads_within(launch, kernel.max_total_threads_per_threadgroup())?;
     let locked: Vec<_> = launch.tensors.iter().map(|tensor| tensor.storage_and_layout()).collect();
     let guard = device.command_encoder()?;
     let encoder: &ComputeCommandEncoder = guard.as_ref();
@@ -95,7 +88,7 @@ pub fn run(launch: &Launch) -> Result<()> {
         Parameters::Elementwise(parameters) => encoder.set_bytes(locked.len(), *parameters),
     }
     let line = |width: usize| MTLSize { width, height: 1, depth: 1 };
-    encoder.dispatch_thread_groups(line(launch.blocks), line(launch.threads));
+    encoder.dispatch_thread_groups(line(launch.blocks), line(threads));
     Ok(())
 }
 

@@ -57,7 +57,7 @@ pub struct Launch<'a> {
 }
 
 /// Blocks of a kernel, at most; the work of more is done in turns.
-const MOST_BLOCKS: usize = 1 << 20;
+pub const MOST_BLOCKS: usize = 1 << 20;
 /// Elements that a thread of many kernels has at a time: `VECTOR` in the source.
 pub const VECTOR: usize = 8;
 /// Threads of a block, for kernels that want no other number.
@@ -109,6 +109,23 @@ pub fn threads_for(width: usize, most: usize) -> usize {
     width.div_ceil(VECTOR).next_power_of_two().clamp(32, most)
 }
 
+/// Threads of a launch's blocks where a block of that kernel has so many at most, which is less the more registers it
+/// needs. Kernels go over their work in strides of whatever power of two from 32 on; products alone are made for one
+/// number.
+#[cfg(any(feature = "metal", all(test, target_os = "linux")))]
+fn threads_within(launch: &Launch, most: usize) -> Result<usize> {
+    let (name, wanted) = (launch.name, launch.threads);
+    if wanted <= most {
+        return Ok(wanted);
+    }
+    // The largest power of two.
+    let fitting = most.checked_ilog2().map_or(0, |power| 1 << power);
+    if fitting < 32 || name.starts_with("product_") {
+        candle_core::bail!("{name} wants {wanted} threads to a block; this GPU runs {most}")
+    }
+    Ok(fitting)
+}
+
 /// Memory for a tensor on a GPU, which a kernel then writes.
 #[allow(unsafe_code)]
 pub fn empty(shape: &[usize], dtype: CandleType, placed: &Placed) -> Result<Tensor> {
@@ -138,6 +155,7 @@ pub fn is_wide(tensors: &[&Tensor], width: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use sha2::{Digest, Sha256};
 
     /// `kernels.ptx` is made by hand (`cuda/ptx.sh`): one older than its sources would run other kernels than they say.
@@ -157,5 +175,23 @@ mod tests {
         let ptx = std::fs::read_to_string(folder.join("kernels.ptx")).unwrap();
         let first = ptx.lines().next().unwrap();
         assert_eq!(first, format!("// sources: sha256 {hash}"), "run plugins/candle/cuda/ptx.sh");
+    }
+
+    /// A GPU that runs fewer threads of a kernel than it is launched with runs it all the same.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn blocks_shrink_to_what_a_gpu_runs() {
+        let within = |name: &str, threads: usize, most: usize| {
+            let parameters = Parameters::Numbers(Numbers::default());
+            threads_within(&Launch { name, tensors: &[], parameters, blocks: 1, threads }, most).ok()
+        };
+        assert_eq!(within("softmax_f32", 1024, 1024), Some(1024));
+        assert_eq!(within("softmax_f32", 1024, 1023), Some(512));
+        assert_eq!(within("cross_entropy_bf16", 1024, 448), Some(256));
+        assert_eq!(within("softmax_f32", 64, 448), Some(64));
+        assert_eq!(within("softmax_f32", 64, 31), None);
+        assert_eq!(within("softmax_f32", 64, 0), None);
+        assert_eq!(within("product_f32_f32_f32", 256, 256), Some(256));
+        assert_eq!(within("product_f32_f32_f32", 256, 224), None);
     }
 }

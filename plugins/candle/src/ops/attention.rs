@@ -10,7 +10,7 @@ use crate::kernel::product::{Matrix, Product, between, is_widened};
 use crate::kernel::{self, Numbers};
 
 /// Bytes of the scores that are held at a time, in f32.
-const SCORES: usize = 128 << 20;
+pub const SCORES: usize = 128 << 20;
 
 /// Rows of so many keys at most are computed in f32 throughout, whatever the type: they cost next to nothing.
 pub const SHORT: usize = 256;

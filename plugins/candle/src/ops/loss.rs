@@ -10,7 +10,7 @@ use crate::kernel::{self, Numbers};
 /// So many logits at most are computed with in f32 throughout, whatever the type: they cost next to nothing.
 const SHORT: usize = 1 << 16;
 /// Bytes of the logits that are held at a time, in f32.
-const LOGITS: usize = 512 << 20;
+pub const LOGITS: usize = 512 << 20;
 
 pub fn cross_entropy(step: &Step) -> Result<Vec<Option<Tensor>>> {
     if step.is_cpu() {

@@ -1,9 +1,14 @@
 //! Matrix products.
 
 use candle_core::{Result, Tensor};
+use finetune_plugin_api::program::DType;
 
 use super::Step;
 use crate::kernel::product::{Matrix, Product};
+
+/// The most elements of a product in f32 that are held at a time where its result is of a shorter type; a row or a
+/// matrix at least.
+pub const CHUNK: usize = 8 << 20;
 
 pub fn run(step: &Step) -> Result<Tensor> {
     if !step.is_cpu() {
@@ -15,8 +20,22 @@ pub fn run(step: &Step) -> Result<Tensor> {
         let rank = x.rank();
         if step.attrs.get_bool(transpose) { x.transpose(rank - 2, rank - 1) } else { Ok(x) }
     };
-    let product = operand(0, "transpose_a")?.matmul(&operand(1, "transpose_b")?)?;
-    step.narrow(0, &product)
+    let (a, b) = (operand(0, "transpose_a")?, operand(1, "transpose_b")?);
+    let ty = step.results[0];
+    if ty.dtype == DType::F32 {
+        return a.matmul(&b);
+    }
+    // What is rounded is computed in parts: the whole of it is not in memory twice over.
+    let rounded = Tensor::zeros(ty.shape.as_slice(), super::candle_type(ty.dtype), step.placed)?;
+    let (lines, is_batch) = (ty.shape[0], ty.shape.len() > 2);
+    let part = (CHUNK * lines / ty.elements()).clamp(1, lines);
+    for first in (0..lines).step_by(part) {
+        let count = part.min(lines - first);
+        let a = a.narrow(0, first, count)?;
+        let product = if is_batch { a.matmul(&b.narrow(0, first, count)?)? } else { a.matmul(&b)? };
+        rounded.slice_set(&step.narrow(0, &product)?, 0, first)?;
+    }
+    Ok(rounded)
 }
 
 fn on_gpu(step: &Step) -> Result<Tensor> {

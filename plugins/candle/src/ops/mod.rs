@@ -18,6 +18,7 @@ mod random;
 mod reduce;
 mod rope;
 mod softmax;
+pub mod workspace;
 
 use candle_core::{DType as CandleType, Device as Placed, Tensor};
 use finetune_plugin_api::program::{AttentionShape, Attrs, DType, Op, TensorType};
