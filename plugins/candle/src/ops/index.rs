@@ -32,6 +32,8 @@ pub fn gather(step: &Step) -> Result<Tensor> {
 
 /// Updates of a part that one thread adds up.
 const PART: usize = 32;
+/// Updates that a block sorts, as many as the kernel has room for.
+const RUN: usize = 256;
 
 /// In place of the base, if nothing else reads it.
 pub fn scatter_add(step: &Step) -> Result<Tensor> {
@@ -66,19 +68,19 @@ fn sorted(step: &Step, indices: &Tensor) -> Result<Tensor> {
         candle_core::bail!("scatter_add of {count} updates: there may be at most {}", u32::MAX)
     }
     let empty = || kernel::empty(&[2, count], CandleType::U32, step.placed);
-    let blocks = count.div_ceil(kernel::THREADS);
+    let blocks = count.div_ceil(RUN);
     let mut sorted = empty()?;
     kernel::launch(
         "sort_rows",
         &[indices, &sorted],
-        Numbers::new(&[count, rows], &[]),
+        Numbers::new(&[count, rows, RUN], &[]),
         blocks,
         kernel::THREADS,
     )?;
-    if count <= kernel::THREADS {
+    if count <= RUN {
         return Ok(sorted);
     }
-    let (mut merged, mut run) = (empty()?, kernel::THREADS);
+    let (mut merged, mut run) = (empty()?, RUN);
     while run < count {
         kernel::launch(
             "merge_rows",

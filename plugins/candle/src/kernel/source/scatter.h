@@ -3,31 +3,32 @@
 #pragma once
 #include "dialect.h"
 
-// Sorts runs of as many updates as a block has threads, by row and, of one row, as they came; rows beyond the last are
-// the last. `out` has their rows and, behind those, their numbers. Numbers: updates, rows. Blocks of at most 256 threads.
-DEVICE void sort_runs(GLOBAL const u32 *indices, GLOBAL u32 *out, u64 count, u64 last, SHARED u32 *rows, Place at) {
-    for (u64 first = at.block * at.threads; first < count; first += at.blocks * at.threads) {
-        u64 i = first + at.index;
-        u32 length = count - first < at.threads ? (u32)(count - first) : at.threads, row = 0;
+// Sorts runs of updates, at most 256 long, by row and, of one row, as they came; rows beyond the last are the last.
+// `out` has their rows and, behind those, their numbers. Numbers: updates, rows, updates of a run.
+DEVICE void sort_runs(GLOBAL const u32 *indices, GLOBAL u32 *out, u64 count, u64 last, u64 run, SHARED u32 *rows,
+                      Place at) {
+    for (u64 first = at.block * run; first < count; first += at.blocks * run) {
+        u32 length = count - first < run ? (u32)(count - first) : (u32)run;
         BARRIER();
-        if (i < count) {
-            row = indices[i] < last ? indices[i] : (u32)(last - 1);
-            rows[at.index] = row;
+        for (u32 i = at.index; i < length; i += at.threads) {
+            u32 row = indices[first + i];
+            rows[i] = row < last ? row : (u32)(last - 1);
         }
         BARRIER();
-        if (i < count) {
+        for (u32 i = at.index; i < length; i += at.threads) {
+            u32 row = rows[i];
             u64 place = first;
             for (u32 other = 0; other < length; ++other)
-                if (rows[other] < row || (rows[other] == row && other < at.index)) place += 1;
+                if (rows[other] < row || (rows[other] == row && other < i)) place += 1;
             out[place] = row;
-            out[count + place] = (u32)i;
+            out[count + place] = (u32)(first + i);
         }
     }
 }
 
 KERNEL(sort_rows, GLOBAL const u32 *indices, GLOBAL u32 *out) {
     SHARED_WORDS(rows, 256);
-    sort_runs(indices, out, NUMBER(0), NUMBER(1), rows, HERE);
+    sort_runs(indices, out, NUMBER(0), NUMBER(1), NUMBER(2), rows, HERE);
 }
 
 // Makes one of each two runs: an element's place is its own in its run and as many further as there are elements of
