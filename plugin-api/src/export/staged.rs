@@ -38,7 +38,7 @@ impl<T: Clone> Staged<T> {
         self.contents.replace(Contents::Whole(tensor));
     }
 
-    /// Holds nothing from now on, so that what held it alone is freed.
+    /// Holds nothing from now on, so that what it held alone is freed.
     pub fn clear(&self) {
         self.contents.replace(Contents::Empty);
     }

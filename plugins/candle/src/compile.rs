@@ -26,8 +26,6 @@ pub struct Compiled {
     /// Scalars of the program, by node: made once.
     constants: RefCell<HashMap<usize, Tensor>>,
     profile: Option<Profile>,
-    /// Of each value, whether it is an output, which is counted with its buffer.
-    outputs: Vec<bool>,
     /// Bytes that each node takes beside its operands and results.
     workspace: Vec<usize>,
 }
@@ -78,10 +76,7 @@ impl Compiled {
             let needed = |result: usize| schedule.needed[node.results[result].index()];
             options.node_workspace(&program, node, &stored, &needed)
         });
-        let mut outputs = vec![false; program.types().len()];
-        program.outputs().iter().for_each(|output| outputs[output.value.index()] = true);
         Compiled {
-            outputs,
             workspace: workspace.collect(),
             schedule,
             fused,
@@ -208,8 +203,7 @@ impl Run<'_> {
             _ => Owner::Run,
         };
         let bytes = self.compiled.program.ty(value).bytes();
-        let is_counted = owner == Owner::Run && !self.compiled.outputs[value.index()];
-        let lease = is_counted.then(|| self.meter.lease(bytes));
+        let lease = (owner == Owner::Run).then(|| self.meter.lease(bytes));
         Rc::new(Memory { owner, bytes, _lease: lease })
     }
 
