@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::rc::Rc;
 
 use finetune_plugin_api::export::{
@@ -126,10 +127,9 @@ impl MlxDevice {
     }
 
     /// On the processor MLX does not look whether it was given memory: asked before, it is an error.
-    fn check_room(&self, compiled: &Compiled) -> Result<(), Error> {
-        let room = compiled.room();
-        let has_room = self.found.gpu || Vec::<u8>::new().try_reserve_exact(room).is_ok();
-        let error = || Error::out_of_memory(format!("there are no {} MiB for a run of MLX", room >> 20));
+    fn check_room(&self, bytes: usize, what: impl Display) -> Result<(), Error> {
+        let has_room = self.found.gpu || Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+        let error = || Error::out_of_memory(format!("there are no {bytes} bytes for {what}"));
         if has_room { Ok(()) } else { Err(error().untouched()) }
     }
 
@@ -216,11 +216,13 @@ impl Device for MlxDevice {
 
     fn allocate(&mut self, ty: &TensorType) -> Result<Buffer, Error> {
         limits(ty)?;
+        self.check_room(ty.bytes(), format_args!("a tensor {ty}"))?;
         Ok(Buffer::new(self, ty))
     }
 
     fn adopt(&mut self, ty: &TensorType, memory: HostBytes) -> Result<Buffer, Error> {
         limits(ty)?;
+        self.check_room(ty.bytes(), format_args!("a tensor {ty}"))?;
         let array = mlx::from_bytes(memory.as_slice(), &ty.shape, ty.dtype)?;
         let mut buffer = Buffer::new(self, ty);
         buffer.set(array);
@@ -230,7 +232,10 @@ impl Device for MlxDevice {
 
     fn upload(&mut self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         let TensorType { shape, dtype } = buffer.contents.ty().clone();
-        let make = |bytes: &[u8]| mlx::from_bytes(bytes, &shape, dtype);
+        let make = |bytes: &[u8]| {
+            self.check_room(bytes.len(), "a tensor that the host writes")?;
+            mlx::from_bytes(bytes, &shape, dtype)
+        };
         buffer.known = None;
         buffer.contents.upload(offset, bytes, make, |array, into| self.read(array, 0, into))?;
         if offset == 0 && bytes.len() == buffer.contents.ty().bytes() {
@@ -260,7 +265,7 @@ impl Device for MlxDevice {
         arguments: &mut [Bound<'_, Buffer>],
         outputs: &mut [&mut Buffer],
     ) -> Result<(), Error> {
-        self.check_room(compiled)?;
+        self.check_room(compiled.room(), "a run of MLX")?;
         let known: Vec<_> = arguments.iter().map(|bound| bound.get().known.as_deref()).collect();
         let facts = compiled.facts(&known);
         let arrays: Vec<Array> =

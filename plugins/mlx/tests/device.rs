@@ -4,7 +4,7 @@
 mod common;
 
 use finetune_mlx::{Mlx, MlxDevice};
-use finetune_plugin_api::export::{Bound, Device, JsonObject, Options, Plugin};
+use finetune_plugin_api::export::{Bound, Device, ErrorKind, JsonObject, Options, Plugin};
 use finetune_plugin_api::program::{DType, Program, TensorType, text};
 use finetune_plugin_api::reference::Tensor;
 
@@ -78,4 +78,23 @@ fn uploads_in_parts_make_a_whole() {
     let mut back = [0; 9];
     device.download(&buffer, 1, &mut back).unwrap();
     assert_eq!(back, [77, 3, 4, 5, 6, 7, 8, 9, 10]);
+}
+
+/// MLX would write to memory that it was not given: what no machine has is an error, after which the device computes as
+/// ever.
+#[test]
+fn what_there_is_no_memory_for_is_an_error() {
+    let mut device = compiling();
+    let size = 2_000_000;
+    let large = format!(
+        "%0 = input \"x\" : f32[]\n%1 = broadcast(%0) {{shape = [{size}, {size}]}} : f32[{size},{size}]\n\
+         %2 = exp(%1) : f32[{size},{size}]\n%3 = reduce_sum(%2) {{axes = [0, 1]}} : f32[1,1]\noutput \"y\" = %3\n"
+    );
+    let x = Tensor::from_bytes(&TensorType::new(DType::F32, &[]), &1f32.to_le_bytes()).unwrap();
+    let error = common::run_bytes(&mut device, &parse(&large), std::slice::from_ref(&x)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    let error = device.allocate(&TensorType::new(DType::F32, &[size, size])).err().expect("no memory");
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    let small = parse("%0 = input \"x\" : f32[]\n%1 = neg(%0) : f32[]\noutput \"y\" = %1\n");
+    assert_eq!(common::run_bytes(&mut device, &small, &[x]).unwrap(), [(-1f32).to_le_bytes()]);
 }
