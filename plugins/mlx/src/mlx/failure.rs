@@ -30,7 +30,7 @@ pub fn failure() -> Error {
     match FAILED.take() {
         Some(Failure::Panic(payload)) => std::panic::resume_unwind(payload),
         Some(Failure::Error(error)) => error,
-        None => from_message(&said.unwrap_or_else(|| "MLX failed and gave no reason".into())),
+        None => from_message(&said.unwrap_or_default()),
     }
 }
 
@@ -52,6 +52,11 @@ mod tests {
     use finetune_plugin_api::export::ErrorKind;
 
     use super::*;
+
+    #[test]
+    fn a_failure_without_a_word_is_said_once() {
+        assert_eq!(failure().message(), "MLX failed: it gave no reason");
+    }
 
     /// What MLX says ends with where it was caught, which is left out.
     #[test]
